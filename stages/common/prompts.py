@@ -18,7 +18,7 @@ _ANSWER_FORM = {
     AnswerKind.SEQUENCE: "Answer with the requested text only, word for word.",
     AnswerKind.SET: "Answer with the items only, separated by semicolons.",
 }
-_TAG = re.compile(r"</?\s*(document|documents|question)\b", re.IGNORECASE)
+_TAG = re.compile(r"</?\s*(document|documents|question)\b|<\|", re.IGNORECASE)  # "<|" opens chat special tokens
 
 
 def defuse_tags(text: str) -> str:

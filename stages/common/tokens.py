@@ -24,6 +24,11 @@ class TokenCounter:
         self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self._tokenizer.no_truncation()
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that the tokenizer knows, added tokens included."""
+        return int(self._tokenizer.get_vocab_size())
+
     def count(self, text: str) -> int:
         """Tokens of a text, no special tokens added."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)

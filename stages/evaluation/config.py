@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from stages.common.config import Section, TrainConfig
@@ -15,15 +17,21 @@ class EvaluateSharedConfig(Section):
     max_output_tokens: int = Field(ge=1, description="Longest answer.")
     temperature: float = Field(ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(gt=0, le=1, description="Nucleus.")
-    needle_tokens: list[int] = Field(description="Context lengths of the needle test (RULER form).")
-    dialogue_tokens: list[int] = Field(description="Context lengths of the dialogue recall test (MRCR form).")
+    needle_tokens: list[Annotated[int, Field(ge=32)]] = Field(
+        description="Context lengths of the needle test (RULER form)."
+    )
+    dialogue_tokens: list[Annotated[int, Field(ge=32)]] = Field(
+        description="Context lengths of the dialogue recall test (MRCR form)."
+    )
     agent: MemoryAgentConfig
 
 
 class EvaluatePlan(Section):
     """How much one model is asked."""
 
-    questions_per_task: dict[str, int] = Field(description="Held-out questions per task type in full-context mode.")
+    questions_per_task: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        description="Held-out questions per task type in full-context mode."
+    )
     needle_questions: int = Field(ge=0, description="Needle questions per length.")
     dialogue_questions: int = Field(ge=0, description="Dialogue recall questions per length.")
     agent_questions_per_task: int = Field(

@@ -1,0 +1,51 @@
+# The developer's commands. Each one sets up what it needs: `make run` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where pip takes torch from, for a CPU build on a machine where the default one brings CUDA: make setup TORCH_INDEX=URL
+TORCH_INDEX ?=
+# The tests use both cores of a small machine; each worker's torch takes one thread.
+WORKERS ?= 2
+
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: setup run test test-slow check dvc-deps docs clean
+
+setup: $(VENV)/.complete
+
+# torch first and alone, so that no resolver replaces the build that was chosen for this machine.
+$(VENV)/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "longfuse needs Python 3.11 or newer, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,aws,dev]'
+	touch $@
+
+run: setup
+	$(BIN)/longfuse run
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m flows.dvc_deps --check
+	$(BIN)/python -m flows.reference --check
+
+dvc-deps: setup
+	$(BIN)/python -m flows.dvc_deps
+
+docs: setup
+	$(BIN)/python -m flows.reference
+
+clean:
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info

@@ -1,0 +1,177 @@
+"""A pipeline run from the first check to the last word: lock, plan, servers, flow, exit code.
+
+The order saves time: while a new Prefect server boots (3 s), Prefect and then MLflow are imported and MLflow's store is
+opened. If nothing is to be done, nothing is started or imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from flows.journal import Journal, RunRecord, planned_entries
+from flows.params import load_params
+from flows.plan import Plan
+from flows.plan_table import render_plan, summary
+from flows.progress import PlainProgress, Progress
+from flows.session import ReadParams, Request, Session, check_before_work, prepare
+from flows.slots import Slots
+from flows.summary import final_message
+from infra.errors import InfraError
+from infra.local import LocalRunner
+from infra.lock import run_lock
+from infra.provenance import installed_packages, source_state
+from infra.servers import hold, prefect_spec
+from infra.settings import Settings, child_environment, export, find_root, load_settings, prefect_environment
+from infra.tracking import PipelineTracker
+
+EXIT_FAILED = 1
+STORE_SECONDS = 120.0
+
+
+class Terminated(BaseException):
+    """SIGTERM, outside of the flow; Prefect raises its own inside and then lets us see ours."""
+
+
+def launch(
+    settings: Settings, request: Request, *, command: str, progress: Progress, read: ReadParams = load_params
+) -> int:
+    """`longfuse run`. Returns the exit code: 0 done (or nothing to do), 1 a stage failed, 130 and 143 interrupted.
+
+    Raises UserError and InfraError before any work.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_signals())
+        stack.enter_context(run_lock(settings.state_dir, command))
+        params, plan = prepare(settings, request, read)
+        for line in render_plan(plan) if plan.to_do else [*_warnings(plan), summary(plan)]:
+            progress.say(line)
+        if not plan.to_do:
+            return 0
+        for warning in check_before_work(settings):
+            progress.say(f"warning: {warning}")
+        connected = stack.enter_context(_prefect(settings, progress))
+        session = stack.enter_context(_session(connected, request, params, plan, command, progress))
+        return _run(session)
+
+
+def run_deployed(request: Request, drive: Callable[[Session], Any]) -> Any:
+    """The body of the deployed flow, in the process that Prefect started for it; returns the flow's state."""
+    from prefect import get_run_logger
+    from prefect.states import Completed
+
+    settings = load_settings(find_root())
+    command = "longfuse deploy --serve"
+    with run_lock(settings.state_dir, command):
+        params, plan = prepare(settings, request)
+        if not plan.to_do:
+            get_run_logger().info(summary(plan))
+            return Completed(message=summary(plan))
+        check_before_work(settings)
+        with _session(settings, request, params, plan, command, PlainProgress()) as session:
+            return drive(session)
+
+
+def _warnings(plan: Plan) -> list[str]:
+    return [f"warning: {warning}" for warning in plan.warnings]
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM as an exception; SIGINT too, even where a background shell job ignores it (the lock's message names it)."""
+
+    def terminate(_number: int, _frame: types.FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+@contextmanager
+def _prefect(settings: Settings, progress: Progress) -> Iterator[Settings]:
+    """Settings with the address of a Prefect server that answers soon; ours is let go at the end."""
+    with ExitStack() as stack:
+        server = None
+        # Prefect must not write between our lines: what it would print is on its page.
+        export({"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
+        if settings.prefect_api_url is None:
+            server = stack.enter_context(hold(prefect_spec(settings)))
+            settings = settings.model_copy(update={"prefect_api_url": f"{server.address}/api"})
+            export(prefect_environment(settings, settings.prefect_api_url))
+        import flows.pipeline  # noqa: F401 - a second, spent while the server boots
+
+        if server is not None:
+            progress.say(f"Prefect: {server.address}")
+        yield settings
+        if server is not None and not server.is_alive():
+            progress.say(f"warning: the Prefect server died meanwhile; see {server.spec.log}")
+
+
+@contextmanager
+def _session(
+    settings: Settings,
+    request: Request,
+    params: Mapping[str, Any],
+    plan: Plan,
+    command: str,
+    progress: Progress,
+) -> Iterator[Session]:
+    """The MLflow parent run, the journal and the runner around one run; all are ended, whatever happens."""
+    source = source_state(settings.root)
+    profile = str(params.get("profile", ""))
+    tags = {
+        "mlflow.source.git.commit": source.commit,
+        "git.commit": source.commit,
+        "git.dirty": str(source.dirty).lower(),
+        "profile": profile,
+    }
+    tracker = PipelineTracker(settings)
+    opened = tracker.start(f"{profile or settings.root.name} {time.strftime('%Y-%m-%d %H:%M:%S')}", tags, params)
+    if settings.prefect_api_url is not None:
+        _wait_for_prefect(settings)
+    parent_run = opened.result(STORE_SECONDS)
+    for name in ("params.yaml", "dvc.yaml"):
+        tracker.log_file(settings.root / name)
+    if source.diff:
+        tracker.log_text(source.diff, "uncommitted.diff")
+    tracker.log_text(installed_packages(), "pip-freeze.txt")
+    record = RunRecord(
+        command=command,
+        pid=os.getpid(),
+        profile=profile,
+        started=time.time(),
+        mlflow_run=parent_run,
+        commit=source.commit,
+        dirty=source.dirty,
+        stages=planned_entries(plan),
+    )
+    session = Session(
+        settings=settings.model_copy(update={"parent_run": parent_run}),
+        request=request,
+        params=params,
+        plan=plan,
+        runner=LocalRunner(),
+        tracker=tracker,
+        journal=Journal(settings.state_dir, record),
+        progress=progress,
+        slots=Slots(request.jobs),
+    )
+    try:
+        with progress:
+            yield session
+    finally:
+        session.runner.cancel_all()
+        if session.journal.record.state == "running":
+            session.journal.end("stopped")
+        ended = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+        tracker.end(ended[session.journal.record.state])

@@ -1,0 +1,225 @@
+"""The Prefect and MLflow servers of this working tree: started on loopback when needed, stopped when nobody holds them.
+
+Who needs a server holds a shared lock on `<folder>/holders.lock`; the server's supervisor stops it once no process does.
+The lock is the operating system's, so a killed holder lets go as well, and `longfuse ui` keeps a server that
+`longfuse run` started. Databases lie under `.state/`, logs in `.state/logs/`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+import infra.supervise
+from infra.errors import InfraError
+from infra.settings import Settings, child_environment, prefect_environment
+
+HEALTH_SECONDS = 90.0  # a new database on a busy two-core machine took 15
+HOLD_SECONDS = 20.0  # a supervisor that is just stopping a server keeps us waiting
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSpec:
+    """How to start a server. `arguments` come after the interpreter, with the port appended as `--port N`."""
+
+    name: str
+    folder: Path
+    log: Path
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    health_path: str
+    preferred_port: int
+
+
+def prefect_spec(settings: Settings) -> ServerSpec:
+    """The Prefect server with its database under `.state/prefect`."""
+    environment = child_environment(settings)
+    environment.pop("PREFECT_API_URL", None)
+    return ServerSpec(
+        name="Prefect",
+        folder=settings.prefect_dir,
+        log=settings.log_dir / "prefect-server.log",
+        arguments=("-m", "prefect", "server", "start", "--host", LOOPBACK),
+        environment={**environment, **prefect_environment(settings, None)},
+        health_path="/api/health",
+        preferred_port=4200,
+    )
+
+
+def mlflow_spec(settings: Settings) -> ServerSpec:
+    """The MLflow server over the store that runs write to directly."""
+    return ServerSpec(
+        name="MLflow",
+        folder=settings.mlflow_dir,
+        log=settings.log_dir / "mlflow-server.log",
+        arguments=(
+            *("-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1"),
+            *("--backend-store-uri", settings.mlflow_tracking_uri),
+            *("--default-artifact-root", (settings.mlflow_dir / "artifacts").as_uri()),
+        ),
+        environment=child_environment(settings),
+        health_path="/health",
+        preferred_port=5000,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server that this process holds; it may still be starting."""
+
+    spec: ServerSpec
+    port: int
+    supervisor_pid: int
+
+    @property
+    def address(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def is_alive(self) -> bool:
+        return _supervises(self.supervisor_pid, self.spec)
+
+    def wait_until_healthy(self, seconds: float = HEALTH_SECONDS) -> None:
+        """Wait for its first answer. InfraError with the end of its log if it dies or takes too long."""
+        deadline = time.monotonic() + seconds
+        while self.is_alive():
+            if self._listens() and _answers(self.address + self.spec.health_path):
+                return
+            if time.monotonic() > deadline:
+                raise InfraError(
+                    f"the {self.spec.name} server did not answer within {seconds:.0f} s; see {self.spec.log}."
+                )
+            time.sleep(0.1)
+        raise InfraError(
+            f"the {self.spec.name} server ended at its start. The end of {self.spec.log}:\n{_log_tail(self.spec.log)}"
+        )
+
+    def _listens(self) -> bool:
+        """True if the listener on our port is a process of ours, not somebody else's server."""
+        try:
+            processes = [
+                psutil.Process(self.supervisor_pid),
+                *psutil.Process(self.supervisor_pid).children(recursive=True),
+            ]
+            return any(
+                connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port
+                for process in processes
+                for connection in process.net_connections("tcp")
+            )
+        except psutil.AccessDenied:  # macOS shows no connections to ordinary users
+            return True
+        except psutil.NoSuchProcess:
+            return False
+
+
+@contextmanager
+def hold(spec: ServerSpec) -> Iterator[Server]:
+    """Use the tree's server: reuse the one that runs, else start one. It may not answer yet, see `wait_until_healthy`."""
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    spec.log.parent.mkdir(parents=True, exist_ok=True)
+    holders = spec.folder / "holders.lock"
+    with holders.open("a") as held:
+        _lock(held, fcntl.LOCK_SH, HOLD_SECONDS, f"the {spec.name} server is being stopped and does not end")
+        with (spec.folder / "start.lock").open("a") as starting:
+            _lock(starting, fcntl.LOCK_EX, HOLD_SECONDS, f"another process is starting the {spec.name} server")
+            server = running_server(spec) or _start(spec, holders)
+        yield server
+
+
+def running_server(spec: ServerSpec) -> Server | None:
+    """The server of this tree that is running now, if any. Starts and holds nothing."""
+    try:
+        known = json.loads((spec.folder / "server.json").read_text(encoding="utf-8"))
+        server = Server(spec=spec, port=int(known["port"]), supervisor_pid=int(known["pid"]))
+    except (OSError, ValueError, KeyError):
+        return None
+    return server if server.is_alive() else None
+
+
+def _start(spec: ServerSpec, holders: Path) -> Server:
+    port = free_port(spec.preferred_port)
+    supervisor = [sys.executable, "-P", str(Path(infra.supervise.__file__)), "holders", str(holders), "--"]
+    with spec.log.open("ab") as log:
+        process = subprocess.Popen(
+            [*supervisor, sys.executable, *spec.arguments, "--port", str(port)],
+            cwd=spec.folder,
+            env=dict(spec.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us: the flow still has states to report
+        )
+    (spec.folder / "server.json").write_text(json.dumps({"port": port, "pid": process.pid}), encoding="utf-8")
+    return Server(spec=spec, port=port, supervisor_pid=process.pid)
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there (pages keep their address), else any free port."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise InfraError("no free port on loopback: close some servers and try again.")
+
+
+def check_prefect_reachable(api_url: str) -> None:
+    """Raise InfraError unless the Prefect server that the user named answers."""
+    if not _answers(f"{api_url.rstrip('/')}/health"):
+        raise InfraError(
+            f"the Prefect server at {api_url} (PREFECT_API_URL) does not answer. Start it, mend the address, or unset "
+            "PREFECT_API_URL to let longfuse start its own."
+        )
+
+
+def _supervises(pid: int, spec: ServerSpec) -> bool:
+    """True if that process is the supervisor of this tree's server: a pid alone may belong to anybody by now."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and str(spec.folder / "holders.lock") in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=3):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except (OSError, ValueError):
+        return False
+
+
+def _lock(file: IO[str], kind: int, seconds: float, why: str) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InfraError(f"{why} ({file.name}). Try again in a moment.") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _log_tail(path: Path, lines: int = 15) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,206 @@
+"""Asks questions in chunks and keeps what is answered, so that a crash costs one chunk at most.
+
+The chunks depend on the order of the questions alone: which questions share a batch (and so the last bits of their
+logits) is the same whether or not the stage was interrupted. A finished chunk is appended to a file in state_dir.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stages.common.prompts import answer_instruction, core_question
+from stages.common.rollouts import GenerationRequest
+from stages.common.seeds import derive_seed
+from stages.common.text import strip_reasoning
+from stages.engines.base import RolloutEngine
+from stages.evaluation.base import Prediction, Question, full_context_prompt
+from stages.evaluation.config import EvaluateSharedConfig
+from stages.memory.agent import AgentTask, MemoryAgent
+
+_log = logging.getLogger(__name__)
+
+CHUNK_QUESTIONS = 32
+
+Progress = Callable[[int, list[Prediction]], None]  # (number of the chunk, predictions of all chunks so far)
+
+
+def ask_all(
+    engine_factory: Callable[[], RolloutEngine],
+    questions: Sequence[Question],
+    shared: EvaluateSharedConfig,
+    seed: int,
+    state_dir: Path,
+    progress: Progress,
+) -> list[Prediction]:
+    """Predictions of all questions, in order. The engine is made only if something is left to be asked."""
+    finished = FinishedChunks(state_dir / "predictions.jsonl", _digest(questions, shared, seed))
+    predictions: list[Prediction] = []
+    engine: RolloutEngine | None = None
+    try:
+        for number, chunk in enumerate(chunks_of(questions)):
+            kept = finished.get(number, chunk)
+            if kept is None:
+                engine = engine or engine_factory()
+                kept = ask(engine, chunk, shared, seed)
+                finished.add(number, kept)
+            predictions += kept
+            _log.info("Asked %d of %d questions (%s)", len(predictions), len(questions), chunk[-1].benchmark)
+            progress(number, predictions)
+    finally:
+        if engine is not None:
+            engine.close()
+    return predictions
+
+
+def chunks_of(questions: Sequence[Question]) -> list[list[Question]]:
+    """Consecutive questions of one mode, at most CHUNK_QUESTIONS together."""
+    chunks = []
+    for _, group in groupby(questions, key=lambda question: question.mode):
+        same_mode = list(group)
+        chunks += [same_mode[i : i + CHUNK_QUESTIONS] for i in range(0, len(same_mode), CHUNK_QUESTIONS)]
+    return chunks
+
+
+def ask(engine: RolloutEngine, chunk: Sequence[Question], shared: EvaluateSharedConfig, seed: int) -> list[Prediction]:
+    """Ask a chunk of one mode in one go.
+
+    Raises InputError if a question does not fit into max_input_tokens, or a prompt not into the model's window.
+    """
+    seeds = [derive_seed(seed, "evaluate", q.benchmark, q.mode, q.sample.id) for q in chunk]
+    if chunk[0].mode == "agent":
+        return _ask_agent(engine, chunk, shared, seeds)
+    requests = [
+        GenerationRequest(
+            prompt_ids=full_context_prompt(
+                question.sample, question.context(), engine.tokenizer, shared.max_input_tokens
+            ),
+            max_tokens=shared.max_output_tokens,
+            temperature=shared.temperature,
+            top_p=shared.top_p,
+            seed=question_seed,
+        )
+        for question, question_seed in zip(chunk, seeds, strict=True)
+    ]
+    predictions = []
+    for question, request, completions in zip(chunk, requests, engine.generate_all(requests), strict=True):
+        (completion,) = completions
+        text = engine.tokenizer.decode(completion.token_ids)
+        predictions.append(_prediction(question, text, len(request.prompt_ids), len(completion.token_ids)))
+    return predictions
+
+
+def _ask_agent(
+    engine: RolloutEngine, chunk: Sequence[Question], shared: EvaluateSharedConfig, seeds: Sequence[int]
+) -> list[Prediction]:
+    agent = MemoryAgent(
+        engine,
+        shared.agent.chunk_tokens,
+        shared.agent.memory_tokens,
+        shared.agent.turn_tokens,
+        shared.agent.answer_tokens,
+        temperature=shared.temperature,
+        top_p=shared.top_p,
+    )
+    tasks = [
+        AgentTask(core_question(q.sample), q.context(), answer_instruction(q.sample), question_seed)
+        for q, question_seed in zip(chunk, seeds, strict=True)
+    ]
+    return [
+        _prediction(question, result.text, result.prompt_tokens, result.response_tokens)
+        for question, result in zip(chunk, agent.answer_all(tasks), strict=True)
+    ]
+
+
+def _prediction(question: Question, text: str, prompt_tokens: int, response_tokens: int) -> Prediction:
+    return Prediction(
+        benchmark=question.benchmark,
+        mode=question.mode,
+        sample_id=question.sample.id,
+        task_type=question.sample.task_type.value,
+        question=core_question(question.sample),
+        gold=question.sample.answer,
+        prediction=strip_reasoning(text),
+        score=question.score(text),
+        prompt_tokens=prompt_tokens,
+        response_tokens=response_tokens,
+        evidence_position=question.evidence_position,
+    )
+
+
+class FinishedChunks:
+    """Chunks that are done, in a JSONL file: one line per chunk, the first line names the questions.
+
+    A file of other questions, or the torn end of one, is discarded.
+    """
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self._path = path
+        self._chunks: list[list[Prediction]] = []
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if lines and _parsed(lines[0]) == {"questions": digest}:
+            for line in lines[1:]:
+                chunk = _chunk(line)
+                if chunk is None:
+                    break
+                self._chunks.append(chunk)
+            whole = b"".join(lines[: 1 + len(self._chunks)])
+        else:
+            whole = json.dumps({"questions": digest}).encode() + b"\n"
+        self._write(whole, "wb")
+
+    def get(self, number: int, questions: Sequence[Question]) -> list[Prediction] | None:
+        """The predictions of chunk `number` if it is done."""
+        if number >= len(self._chunks) or len(self._chunks[number]) != len(questions):
+            return None
+        return self._chunks[number]
+
+    def add(self, number: int, predictions: list[Prediction]) -> None:
+        """Append the next chunk."""
+        assert number == len(self._chunks), "chunks are finished in order"
+        self._chunks.append(predictions)
+        line = json.dumps([prediction.model_dump(mode="json") for prediction in predictions], ensure_ascii=False)
+        self._write(line.encode() + b"\n", "ab")
+
+    def _write(self, data: bytes, mode: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open(mode) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _parsed(line: bytes) -> Any:
+    """A whole line as JSON; None if it is torn."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _chunk(line: bytes) -> list[Prediction] | None:
+    value = _parsed(line)
+    if not isinstance(value, list):
+        return None
+    try:
+        return [Prediction.model_validate(item) for item in value]
+    except ValidationError:
+        return None
+
+
+def _digest(questions: Sequence[Question], shared: EvaluateSharedConfig, seed: int) -> str:
+    """What the stored chunks answer: changes with the questions, their order, the settings and the chunk size."""
+    digest = hashlib.sha256(f"{CHUNK_QUESTIONS} {seed} {shared.model_dump_json()}".encode())
+    for question in questions:
+        digest.update(f"\n{question.benchmark} {question.mode} {question.sample.model_dump_json()}".encode())
+    return digest.hexdigest()

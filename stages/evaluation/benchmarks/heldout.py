@@ -1,0 +1,56 @@
+"""Held-out questions of the pipeline's own data, per task type: what training should improve first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from stages.common.prompts import materialise_context
+from stages.common.records import Sample, TaskType
+from stages.common.storage import DocumentStore
+from stages.evaluation.base import METRICS, Mode, Question
+from stages.rewards.hybrid import reward
+
+
+def heldout_questions(
+    samples: Sequence[Sample], documents: DocumentStore, questions_per_task: Mapping[str, int], mode: Mode
+) -> list[Question]:
+    """The first questions of each task type, in the order of TaskType; fewer where there are fewer.
+
+    The first n are a part of the first n + 1, so models that are asked differently many share questions.
+    """
+    questions = []
+    for task in TaskType:
+        chosen = [sample for sample in samples if sample.task_type is task][: questions_per_task.get(task.value, 0)]
+        questions += [
+            Question(
+                benchmark=f"heldout/{task.value}",
+                mode=mode,
+                sample=sample,
+                context=partial(materialise_context, sample, documents),
+                metric=METRICS[sample.answer_kind],
+                score=partial(reward, sample),
+                evidence_position=evidence_position(sample),
+            )
+            for sample in chosen
+        ]
+    return questions
+
+
+def evidence_position(sample: Sample) -> float | None:
+    """Where the first evidence begins in the context, as a share of its characters (headings not counted).
+
+    None if no evidence lies in the context.
+    """
+    total = sum(span.end - span.start for span in sample.context)
+    before = 0
+    for span in sample.context:
+        inside = [
+            evidence.start - span.start
+            for evidence in sample.evidence
+            if evidence.document_id == span.document_id and span.start <= evidence.start < span.end
+        ]
+        if inside:
+            return (before + min(inside)) / total
+        before += span.end - span.start
+    return None

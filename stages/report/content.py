@@ -1,0 +1,224 @@
+"""What the report says, before it is Markdown or HTML: sentences, tables, pictures, examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.report.departures import DEPARTURES
+from stages.report.examples import Example
+from stages.report.figures import Picture, metric_panel, score_panel
+from stages.report.load import AGENT, FIRST_MODEL, FULL_CONTEXT, LAST_MODEL, MODELS, TRAINED, WARM_MODEL, ReportData
+from stages.report.scores import HELDOUT, Comparison, Interval, compare, mean_over_tasks, table_of
+from stages.report.scores import Table as ScoreTable
+from stages.report.tables import Table, number, percent, tables_of_summary, words
+from stages.report.training import task_keys, training_table
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure of the headline: a benchmark before and after, in percent."""
+
+    label: str
+    before: str
+    after: str
+    detail: str
+    clear_gain: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is rendered, in reading order. All text is plain, not escaped."""
+
+    title: str
+    headline: tuple[str, ...]
+    cards: tuple[Card, ...]
+    path: Table
+    score_tables: tuple[Table, ...]
+    path_picture: Picture
+    score_pictures: tuple[Picture, ...]
+    training: Table
+    training_pictures: tuple[Picture, ...]
+    data: tuple[Table, ...]
+    merge: tuple[Table, ...]
+    examples: tuple[Example, ...]
+    departures: tuple[tuple[str, str], ...]
+    sources: Table
+
+
+def build_report(title: str, data: ReportData, examples: list[Example]) -> Report:
+    """Compute every sentence, table and figure from the stages' files."""
+    full, agent = table_of(data.scores, FULL_CONTEXT), table_of(data.scores, AGENT)
+    comparisons = compare(full, FIRST_MODEL, LAST_MODEL)
+    return Report(
+        title=title,
+        headline=tuple(_headline(data, full, comparisons)),
+        cards=tuple(_card(comparison) for comparison in comparisons if comparison.benchmark.startswith(HELDOUT)),
+        path=_path(full, agent),
+        score_tables=tuple(
+            _score_table(name, table) for name, table in (("full context", full), ("memory agent", agent)) if table
+        ),
+        path_picture=score_panel(
+            "Mean over the held-out task types",
+            {mode: _means(table) for mode, table in ((FULL_CONTEXT, full), (AGENT, agent))},
+        ),
+        score_pictures=tuple(
+            score_panel(
+                _short(name),
+                {mode: table[name] for mode, table in ((FULL_CONTEXT, full), (AGENT, agent)) if name in table},
+            )
+            for name in dict.fromkeys([*full, *agent])
+        ),
+        training=training_table(data.metrics),
+        training_pictures=_training_pictures(data),
+        data=tuple(t for stage, summary in data.summaries.items() for t in tables_of_summary(stage, summary)),
+        merge=tuple(_merge_tables(data)),
+        examples=tuple(examples),
+        departures=DEPARTURES,
+        sources=_sources(),
+    )
+
+
+def _headline(data: ReportData, full: ScoreTable, comparisons: list[Comparison]) -> list[str]:
+    updates = {stage: len(data.metrics[stage]) for stage in TRAINED}
+    sentences = [
+        f"Trained in {sum(updates.values()):,} updates: "
+        + ", ".join(f"{stage} {count}" for stage, count in updates.items() if count)
+        + "; the experts stage3 and memory were merged before stage4."
+    ]
+    # Only tasks that both were asked: otherwise the means would be of different questions.
+    tasks = [comparison.benchmark for comparison in comparisons]
+    first, last = mean_over_tasks(full, FIRST_MODEL, tasks), mean_over_tasks(full, LAST_MODEL, tasks)
+    if first and last:
+        sentences.append(
+            f"Mean over the held-out task types, full context: {FIRST_MODEL} {_spoken(first)}, "
+            f"{LAST_MODEL} {_spoken(last)}; the intervals {'overlap' if first.overlaps(last) else 'are disjoint'}."
+        )
+    for after in (WARM_MODEL, LAST_MODEL):
+        sentences.append(_clear_differences(compare(full, FIRST_MODEL, after), after))
+    return sentences
+
+
+def _clear_differences(comparisons: list[Comparison], after: str) -> str:
+    """Which benchmarks differ by more than chance, up or down, and how many do not."""
+    clear = [c for c in comparisons if c.clear]
+    if not clear:
+        return f"{FIRST_MODEL} and {after}: on none of {len(comparisons)} benchmarks are the 95 % intervals disjoint."
+    spoken = "; ".join(
+        f"{_short(c.benchmark)} {percent(c.before.mean)} → {percent(c.after.mean)}" + ("" if c.gained else " (a loss)")
+        for c in clear
+    )
+    return f"{FIRST_MODEL} and {after}: disjoint 95 % intervals on {len(clear)} of {len(comparisons)} benchmarks: {spoken}."
+
+
+def _spoken(interval: Interval) -> str:
+    return f"{percent(interval.mean)} % ({percent(interval.low)} to {percent(interval.high)}, n = {interval.n})"
+
+
+def _short(benchmark: str) -> str:
+    return words(benchmark.removeprefix(HELDOUT))
+
+
+def _card(comparison: Comparison) -> Card:
+    after = comparison.after
+    return Card(
+        label=_short(comparison.benchmark),
+        before=percent(comparison.before.mean),
+        after=percent(after.mean),
+        detail=f"{100 * after.low:.0f} to {100 * after.high:.0f}, n = {after.n}",
+        clear_gain=comparison.clear and comparison.gained,
+    )
+
+
+def _cell(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{percent(interval.mean)} [{100 * interval.low:.0f}, {100 * interval.high:.0f}] n={interval.n}"
+
+
+def _means(table: ScoreTable) -> dict[str, Interval]:
+    means = {model: mean_over_tasks(table, model) for model in MODELS}
+    return {model: interval for model, interval in means.items() if interval is not None}
+
+
+def _path(full: ScoreTable, agent: ScoreTable) -> Table:
+    """Mean over the task types for every model, in the order in which they come into being."""
+    rows = tuple((model, _cell(mean_over_tasks(full, model)), _cell(mean_over_tasks(agent, model))) for model in MODELS)
+    return Table(
+        "Mean over the held-out task types",
+        ("model", "full context", "memory agent"),
+        rows,
+        "Percent, [95 % interval], n questions; each task type counts once. Models that were asked few questions have wide "
+        "intervals: compare those, not the means alone.",
+    )
+
+
+def _score_table(name: str, table: ScoreTable) -> Table:
+    models = [model for model in MODELS if any(model in row for row in table.values())]
+    rows = tuple((_short(benchmark), *(_cell(row.get(model)) for model in models)) for benchmark, row in table.items())
+    return Table(f"Scores, {name}", ("benchmark", *models), rows, "Percent, [95 % interval], n questions.")
+
+
+def _training_pictures(data: ReportData) -> tuple[Picture, ...]:
+    losses = sorted({key for step in data.metrics["sft"] for key in step if key.startswith("loss/")})
+    pictures = [
+        metric_panel("Warm-up: loss", {"sft": data.metrics["sft"]}, {key: key for key in losses}),
+        metric_panel("Mean reward", data.metrics, {"reward/mean": "reward"}),
+        metric_panel("Mean reward per task type", data.metrics, task_keys(data.metrics)),
+        metric_panel(
+            "Entropy, nats (shaded: negatives masked)",
+            data.metrics,
+            {"entropy/seq_mean": "entropy"},
+            shade="aepo/masking",
+        ),
+        metric_panel("Mean response length, tokens", data.metrics, {"len/response/mean": "tokens"}),
+    ]
+    return tuple(picture for picture in pictures if picture is not None)
+
+
+def _merge_tables(data: ReportData) -> list[Table]:
+    """merge.json, with its list of tensors reduced to those that moved most."""
+    plain = {key: value for key, value in data.merge.items() if isinstance(value, (str, int, float))}
+    plain["experts"] = ", ".join(str(name) for name in data.merge.get("experts", []))
+    tables = [Table("Merge", ("what", "value"), tuple((words(key), number(value)) for key, value in plain.items()))]
+    summary = data.merge.get("summary")
+    if isinstance(summary, dict) and summary:
+        rows = tuple((words(key), number(value)) for key, value in summary.items())
+        tables.append(Table("Merge: the whole model", ("what", "value"), rows))
+    tensors = [tensor for tensor in data.merge.get("tensors", []) if tensor.get("delta_rms")]
+    tensors.sort(key=lambda tensor: (-max(tensor["delta_rms"]), tensor["name"]))
+    if tensors:
+        moved = tuple(
+            (
+                str(tensor["name"]),
+                " / ".join(number(value) for value in tensor["delta_rms"]),
+                " / ".join(number(value) for value in tensor["weights"]),
+                number(tensor.get("erased_fraction")),
+            )
+            for tensor in tensors[:6]
+        )
+        header = ("tensor", "root mean square of the change", "weights", "erased")
+        tables.append(Table("Merge: the tensors that moved most", header, moved, "Experts in the order given above."))
+    return tables
+
+
+def _sources() -> Table:
+    rows = (
+        *((f"scores of {model}", "scores.json", f"evaluate@{model}") for model in MODELS),
+        ("examples", "predictions.jsonl", f"evaluate@{FIRST_MODEL}, evaluate@{LAST_MODEL}"),
+        *(
+            (f"training of {stage}", "metrics.jsonl", {"sft": "sft", "memory": "memory_rl"}.get(stage, f"rl@{stage}"))
+            for stage in TRAINED
+        ),
+        ("merge", "merge.json", "merge"),
+        ("documents, drops by reason", "summary.json", "ingest"),
+        ("samples and contexts", "summary.json", "assemble"),
+        ("checks by the model", "summary.json", "verify"),
+        ("splits and pass@k bins", "summary.json", "stratify"),
+    )
+    return Table(
+        "Where every number comes from",
+        ("what", "file", "stage"),
+        rows,
+        "Files are in the data folder of the stage, for example outputs/rl/stage1/data/ for rl@stage1. "
+        "Times, costs and versions are not part of this report: they are in MLflow and under .state/.",
+    )

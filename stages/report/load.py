@@ -1,0 +1,99 @@
+"""What the report reads: scores and predictions of every model, metrics of every training stage, summaries of the data stages.
+
+Keys of a summary that this file does not know are shown as they are, so a stage may say more without a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.common.errors import InputError
+from stages.common.storage import iter_json_lines, iter_records, read_json
+
+# In the order in which the models come into being; names as in `evaluate@<model>`.
+MODELS = ("base", "sft", "stage1", "stage2", "stage3", "memory", "merge", "stage4")
+FIRST_MODEL, WARM_MODEL, LAST_MODEL = MODELS[0], MODELS[1], MODELS[-1]
+# Training stages in the order in which they run; `metrics_<stage>` is the input's name.
+TRAINED = ("sft", "stage1", "stage2", "stage3", "memory", "stage4")
+DATA_STAGES = ("ingest", "assemble", "verify", "stratify")
+FULL_CONTEXT, AGENT = "full_context", "agent"
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Score(_Read):
+    """One line of scores.json: a model on a benchmark in one mode. All figures in [0, 1]."""
+
+    benchmark: str
+    mode: str
+    metric: str = ""
+    n: int
+    mean: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+class Prediction(_Read):
+    """One line of predictions.jsonl. Question, gold and prediction are untrusted text."""
+
+    benchmark: str
+    mode: str
+    sample_id: str
+    task_type: str
+    question: str
+    gold: str | list[str]
+    prediction: str
+    score: float
+
+
+Metrics = list[dict[str, float]]  # one dict per update, with its "step"
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything but the predictions, which are read when examples are chosen."""
+
+    scores: dict[str, list[Score]]  # model -> scores
+    metrics: dict[str, Metrics]  # training stage -> updates
+    merge: dict[str, Any]
+    summaries: dict[str, dict[str, Any]]  # data stage -> summary.json
+
+
+def load_report_data(inputs: Mapping[str, Path]) -> ReportData:
+    """Read the stage's inputs. InputError names the file that is missing or damaged."""
+    return ReportData(
+        scores={model: _scores(inputs[f"evaluate_{model}"] / "scores.json") for model in MODELS},
+        metrics={stage: list(iter_json_lines(inputs[f"metrics_{stage}"])) for stage in TRAINED},
+        merge=_object(inputs["merge"]),
+        summaries={stage: _object(inputs[stage]) for stage in DATA_STAGES},
+    )
+
+
+def iter_predictions(evaluate_dir: Path) -> Iterator[Prediction]:
+    """The predictions of one model, in file order."""
+    return iter_records(evaluate_dir / "predictions.jsonl", Prediction)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object. Delete it and run again.")
+    return value
+
+
+def _scores(path: Path) -> list[Score]:
+    try:
+        return [Score.model_validate(row) for row in _object(path)["scores"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} has no list `scores` ({error}). Delete it and run again.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}. Delete the file and run again.") from None

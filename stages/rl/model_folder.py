@@ -1,0 +1,56 @@
+"""Opening and writing model folders: float32 safetensors, config and tokenizer, as transformers reads them.
+
+Equal weights give equal bytes: what names a library's version is left out of the config files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from stages.common.errors import InputError
+from stages.common.storage import read_json, write_json
+from stages.common.tokens import ChatTokenizer
+
+
+def open_model(folder: Path) -> Any:
+    """The causal language model of a folder, float32, on the CPU.
+
+    Raises InputError if transformers cannot open it or if its logits are not a plain product with the LM head.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no model that transformers can open: {error}") from None
+    for knob in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, knob, None) not in (None, 1, 1.0):
+            raise InputError(
+                f"the model in {folder} sets {knob}, which the trainer's LM head does not apply. Use another."
+            )
+    if model.get_output_embeddings() is None or model.get_output_embeddings().bias is not None:
+        raise InputError(f"the model in {folder} has no LM head, or one with a bias. Use another.")
+    return model
+
+
+def write_model(model: Any, tokenizer: ChatTokenizer, folder: Path) -> None:
+    """Write a model folder. The folder must not hold another model's shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+    tokenizer.save(folder)
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).exists():
+            write_json(folder / name, _without_version(read_json(folder / name)))
+
+
+def _without_version(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "transformers_version"}

@@ -1,0 +1,130 @@
+"""Programmatic checks on assembled samples: each returns None to keep, or (reason, detail) to drop.
+
+They need no model and always run on every sample. What they hold: the evidence is what the documents say, the context
+shows it, the question does not give its answer away, and the answer follows from the evidence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from stages.common.records import AnswerKind, QAPair, Sample, Span
+from stages.common.storage import DocumentStore
+from stages.common.text import collapse_blanks
+from stages.synthesis.rederive import rederive
+
+Refusal = tuple[str, str]  # (reason, what was seen)
+Check = Callable[[Sample, DocumentStore], Refusal | None]
+
+_WORDS = re.compile(r"\w+")
+_IGNORED_WORDS = frozenset({"a", "an", "the", "of", "in", "is", "was", "please"})
+_MIN_COMPARED_CHARACTERS = 2
+
+
+def quotes_equal_spans(sample: Sample, documents: DocumentStore) -> Refusal | None:
+    """Every quote is exactly the characters of its span."""
+    for evidence in sample.evidence:
+        if evidence.document_id not in documents:
+            return "unknown_document", f"there is no document {evidence.document_id!r}"
+        length = len(documents[evidence.document_id].text)
+        if not evidence.start < evidence.end <= length or documents.text_of(evidence) != evidence.quote:
+            return (
+                "quote_differs",
+                f"{evidence.document_id}[{evidence.start}:{evidence.end}] is not {evidence.quote[:80]!r}",
+            )
+    return None if sample.evidence else ("no_evidence", "the sample cites nothing")
+
+
+def evidence_in_context(sample: Sample, documents: DocumentStore) -> Refusal | None:
+    """Every evidence span, and the window of a dialogue question, lies inside one span of the context."""
+    del documents
+    needed: list[Span] = list(sample.evidence)
+    if sample.proof.get("window") is not None:
+        needed.append(Span.model_validate(sample.proof["window"]))
+    for span in needed:
+        if not any(contains(shown, span) for shown in sample.context):
+            return "evidence_not_in_context", f"{span.document_id}[{span.start}:{span.end}] is not in the context"
+    return None
+
+
+def window_is_alone(sample: Sample, documents: DocumentStore) -> Refusal | None:
+    """No turn of the conversation is shown beyond the window in which turns are counted."""
+    if sample.proof.get("kind") != "mrcr":
+        return None
+    window = Span.model_validate(sample.proof["window"])
+    title = documents[window.document_id].title
+    for span in sample.context:
+        if span.document_id == window.document_id and (span.start, span.end) != (window.start, window.end):
+            return "turns_ambiguous", f"{span.document_id}[{span.start}:{span.end}] is more than the window"
+        if span.document_id != window.document_id and documents[span.document_id].title == title:
+            return "turns_ambiguous", f"{span.document_id} has the same title {title!r}"
+    return None
+
+
+def answer_not_in_question(sample: Sample, documents: DocumentStore) -> Refusal | None:
+    """A text answer must not stand in the question (short scraps are left to re-derivation)."""
+    del documents
+    if sample.answer_kind is not AnswerKind.TEXT:
+        return None
+    answer = " ".join(_words(str(sample.answer)))
+    question = " ".join(_words(sample.question))
+    if len(answer) >= _MIN_COMPARED_CHARACTERS and f" {answer} " in f" {question} ":
+        return "answer_in_question", f"{sample.answer!r} stands in the question"
+    return None
+
+
+def answer_is_rederived(sample: Sample, documents: DocumentStore) -> Refusal | None:
+    """The proof, run again on the documents, gives the answer."""
+    found = rederive(sample, documents.text_of)
+    if found is None:
+        return "not_rederivable", f"the proof of kind {sample.proof.get('kind')!r} does not hold"
+    if found != sample.answer:
+        return "rederived_differently", f"the proof gives {found!r}, the answer is {sample.answer!r}"
+    if sample.proof.get("kind") == "title_of" and documents[sample.evidence[0].document_id].title != found:
+        return "rederived_differently", f"the document is not titled {found!r}"
+    return None
+
+
+# In this order; the first refusal counts.
+CHECKS: tuple[Check, ...] = (
+    quotes_equal_spans,
+    evidence_in_context,
+    window_is_alone,
+    answer_not_in_question,
+    answer_is_rederived,
+)
+
+
+def refusal(sample: Sample, documents: DocumentStore) -> Refusal | None:
+    """The first check that the sample fails, or None."""
+    for check in CHECKS:
+        refused = check(sample, documents)
+        if refused is not None:
+            return refused
+    return None
+
+
+def contains(outer: Span, inner: Span) -> bool:
+    """True if `inner` lies inside `outer`."""
+    return outer.document_id == inner.document_id and outer.start <= inner.start and inner.end <= outer.end
+
+
+def question_key(pair: QAPair) -> str:
+    """Equal for questions that differ only in case, punctuation, blanks and articles."""
+    return " ".join(word for word in _words(pair.question) if word not in _IGNORED_WORDS)
+
+
+def near_duplicates(samples: Sequence[Sample]) -> dict[str, str]:
+    """id of a later sample -> id of the first one with nearly the same question."""
+    first: dict[str, str] = {}
+    found = {}
+    for sample in samples:
+        known = first.setdefault(question_key(sample), sample.id)
+        if known != sample.id:
+            found[sample.id] = known
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return _WORDS.findall(collapse_blanks(text).lower())

@@ -1,0 +1,55 @@
+"""Re-deriving an answer from a question's evidence alone: one function per kind of proof.
+
+`verify` drops what cannot be re-derived or comes out different. A new kind of proof is one more line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stages.common.records import QAPair
+from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
+from stages.synthesis.proofs import TextOf, rederive_option, rederive_path, rederive_sql
+from stages.synthesis.reading_proofs import (
+    rederive_count_list_items,
+    rederive_count_methods,
+    rederive_count_subsections,
+    rederive_heading_after,
+    rederive_last_subsection,
+    rederive_method_after,
+    rederive_title,
+    rederive_value_under,
+)
+
+Answer = str | list[str]
+
+REDERIVE: dict[str, Callable[[QAPair, TextOf], Answer | None]] = {
+    "sql": rederive_sql,
+    "path": rederive_path,
+    "option": rederive_option,
+    "mrcr": rederive_mrcr,
+    "speaker_of": rederive_speaker,
+    "reply_to": rederive_reply,
+    "heading_after": rederive_heading_after,
+    "last_subsection": rederive_last_subsection,
+    "count_subsections": rederive_count_subsections,
+    "count_list_items": rederive_count_list_items,
+    "count_methods": rederive_count_methods,
+    "method_after": rederive_method_after,
+    "value_under": rederive_value_under,
+    "title_of": rederive_title,
+}
+
+
+def rederive(qa: QAPair, text_of: TextOf) -> Answer | None:
+    """The answer that follows from the evidence spans, read through `text_of`.
+
+    None if the proof is of an unknown kind, damaged, or does not hold: the question is to be dropped.
+    """
+    function = REDERIVE.get(str(qa.proof.get("kind")))
+    if function is None:
+        return None
+    try:
+        return function(qa, text_of)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None  # a damaged proof proves nothing

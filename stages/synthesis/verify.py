@@ -1,0 +1,150 @@
+"""Verification (paper section 3.3): programmatic checks on every sample, model checks on some of each task.
+
+Only samples that the base model was asked can enter RL (their pass rate is needed); the others may warm up and test.
+Departure: the paper checks all with a strong model; here it is the base model itself, on `samples_per_task` samples.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from stages.common.metrics import Emit
+from stages.common.records import Dropped, Sample, TaskType
+from stages.common.seeds import rng
+from stages.common.storage import DocumentStore, open_model_pointer, read_records, write_json, write_jsonl
+from stages.common.tokens import TokenCounter
+from stages.engines.base import RolloutEngine
+from stages.engines.transformers_engine import TransformersEngine
+from stages.rewards.hybrid import reward
+from stages.synthesis.checks import near_duplicates, refusal
+from stages.synthesis.config import VerifyConfig, VerifyStage
+from stages.synthesis.excerpts import TokenOffsets
+from stages.synthesis.model_checks import ModelChecks, Verdict, verification_row
+
+log = logging.getLogger(__name__)
+
+
+def run(config: VerifyStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit) -> dict[str, int]:
+    """Check all samples; write the kept ones with what the model did."""
+    del state_dir, emit
+    samples = read_records(inputs["assembled"] / "samples.jsonl", Sample)
+    documents = DocumentStore([inputs["assembled"] / "documents.jsonl"])
+    model_dir = open_model_pointer(inputs["base_model"])
+    offsets = TokenCounter(model_dir / "tokenizer.json").offsets
+    # Attempts of many prompts share a batch: nothing is resumed here, so bits need not be independent of the batch.
+    engine = TransformersEngine(model_dir, compute_dtype=config.train.compute_dtype, batch_groups=True)
+    try:
+        return verify(samples, documents, engine, offsets, config.verify, config.seed, out_dir)
+    finally:
+        engine.close()
+
+
+def verify(
+    samples: Sequence[Sample],
+    documents: DocumentStore,
+    engine: RolloutEngine,
+    offsets: TokenOffsets,
+    config: VerifyConfig,
+    seed: int,
+    out_dir: Path,
+) -> dict[str, int]:
+    """The stage's work with a given engine."""
+    sound, dropped = programmatic(samples, documents)
+    log.info("%d of %d samples pass the programmatic checks", len(sound), len(samples))
+    chosen = draw_spread(sound, config.samples_per_task, seed)
+    verdicts = ModelChecks(engine, reward, config, seed).judge(chosen, documents, offsets)
+    kept = []
+    for sample in sound:
+        refused = verdicts[sample.id].refused if sample.id in verdicts else None
+        if refused is None:
+            kept.append(sample)
+        else:
+            dropped.append(_dropped(sample, *refused))
+    write_jsonl(out_dir / "samples.jsonl", kept)
+    write_jsonl(out_dir / "verification.jsonl", (verification_row(sample, verdicts.get(sample.id)) for sample in kept))
+    write_jsonl(out_dir / "dropped.jsonl", dropped)
+    summary = _summary(samples, kept, dropped, chosen, verdicts)
+    write_json(out_dir / "summary.json", summary)
+    counts: dict[str, int] = summary["counts"]
+    return counts
+
+
+def programmatic(samples: Sequence[Sample], documents: DocumentStore) -> tuple[list[Sample], list[Dropped]]:
+    """Samples that pass every programmatic check, and the others with the reason."""
+    sound, dropped = [], []
+    for sample in samples:
+        refused = refusal(sample, documents)
+        if refused is None:
+            sound.append(sample)
+        else:
+            dropped.append(_dropped(sample, *refused))
+    repeats = near_duplicates(sound)
+    for sample in sound:
+        if sample.id in repeats:
+            dropped.append(_dropped(sample, "near_duplicate", f"asks the same as {repeats[sample.id]}"))
+    return [sample for sample in sound if sample.id not in repeats], dropped
+
+
+def draw_spread(samples: Sequence[Sample], per_task: int, seed: int) -> list[Sample]:
+    """At most `per_task` samples of each task, from its generators in turn."""
+    drawn: list[Sample] = []
+    for task in TaskType:
+        by_generator: defaultdict[str, list[Sample]] = defaultdict(list)
+        for sample in samples:
+            if sample.task_type is task:
+                by_generator[sample.generator].append(sample)
+        for name in by_generator:
+            rng(seed, "verify", "draw", task, name).shuffle(by_generator[name])
+        in_turn = [
+            sample
+            for layer in zip_longest(*(by_generator[name] for name in sorted(by_generator)))
+            for sample in layer
+            if sample is not None
+        ]
+        drawn += in_turn[:per_task]
+    return drawn
+
+
+def _dropped(sample: Sample, reason: str, detail: str) -> Dropped:
+    return Dropped(reason=reason, stage="verify", detail=detail, record=sample.model_dump(mode="json"))
+
+
+def _summary(
+    samples: Sequence[Sample],
+    kept: Sequence[Sample],
+    dropped: Sequence[Dropped],
+    chosen: Sequence[Sample],
+    verdicts: Mapping[str, Verdict],
+) -> dict[str, Any]:
+    per_task: dict[str, dict[str, Any]] = {}
+    for task in TaskType:
+        asked = [verdicts[sample.id] for sample in chosen if sample.task_type is task]
+        per_task[str(task)] = {
+            "samples": sum(sample.task_type is task for sample in samples),
+            "kept": sum(sample.task_type is task for sample in kept),
+            "model_checked": len(asked),
+            "closed_book_mean": _mean_of([verdict.closed_book_mean for verdict in asked]),
+            "pass_rate": _mean_of([verdict.pass_rate for verdict in asked]),
+            "robust_pass_rate": _mean_of([verdict.robust_pass_rate for verdict in asked]),
+        }
+    reasons = Counter(record.reason for record in dropped)
+    return {
+        "counts": {
+            "samples": len(samples),
+            "kept": len(kept),
+            "model_checked": len(chosen),
+            "dropped": len(dropped),
+        },
+        "dropped": dict(reasons),
+        "tasks": per_task,
+    }
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if known else None

@@ -1,0 +1,144 @@
+"""Chunks: within the limit, joined they are the document, cut where a reader would cut."""
+
+import tracemalloc
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from stages.common.errors import InputError
+from stages.memory.chunking import iter_chunks
+
+
+def count_bytes(text):
+    return len(text.encode())
+
+
+def count_words(text):
+    return len(text.split())
+
+
+def chunks_of(document, limit, count=count_bytes):
+    return list(iter_chunks(document, limit, count))
+
+
+def test_an_empty_document_has_no_chunks(tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    assert chunks_of("", 10) == []
+    assert chunks_of(empty, 10) == []
+
+
+def test_a_short_document_is_one_chunk():
+    assert chunks_of("one line\n", 100) == ["one line\n"]
+
+
+def test_cuts_are_at_line_ends_if_a_line_ends_in_the_last_quarter():
+    assert chunks_of("aaaaaaa\nbb cccc\ndddd", 10) == ["aaaaaaa\n", "bb cccc\n", "dddd"]
+
+
+def test_else_at_sentence_ends():
+    assert chunks_of("She left. He came. It rained a lot today", 20) == [
+        "She left. He came. ",
+        "It rained a lot ",
+        "today",
+    ]
+
+
+def test_else_at_word_ends():
+    assert chunks_of("aaaa bbbb cccc dddd eeee", 12) == ["aaaa bbbb ", "cccc dddd ", "eeee"]
+
+
+def test_else_exactly_at_the_limit():
+    assert chunks_of("abcdefghijklmnopqrstuvwxyz", 10) == ["abcdefghij", "klmnopqrst", "uvwxyz"]
+
+
+def test_a_line_end_far_before_the_limit_is_not_used():
+    # Cutting after "a\n" would waste most of the chunk.
+    assert chunks_of("a\nbcdefghijklmnop", 10) == ["a\nbcdefghi", "jklmnop"]
+
+
+def test_characters_of_several_tokens_are_not_split():
+    assert chunks_of("äöüß", 3) == ["ä", "ö", "ü", "ß"]
+
+
+def test_combining_marks_and_joined_emoji_stay_together():
+    assert chunks_of("abcde\u0301fg", 5) == ["abcd", "e\u0301fg"]
+    family = "👩\u200d👧"  # 4 + 3 + 4 bytes
+    assert chunks_of("abcd" + family + "e", 13) == ["abcd", family + "e"]
+
+
+def test_carriage_return_and_line_feed_stay_together():
+    assert chunks_of("abcdefghi\r\njk", 10) == ["abcdefghi", "\r\njk"]
+
+
+def test_one_character_over_the_limit_is_a_chunk_so_that_reading_goes_on():
+    assert chunks_of("😀a", 2) == ["😀", "a"]
+
+
+@given(st.text(max_size=400), st.integers(1, 60))
+@example("\u0301" * 100, 7)
+@example("\r\n" * 50, 3)
+def test_chunks_joined_are_the_document_and_within_the_limit(text, limit):
+    chunks = chunks_of(text, limit)
+    assert "".join(chunks) == text
+    assert all(chunks)
+    assert all(count_bytes(chunk) <= limit or len(chunk) == 1 for chunk in chunks)
+
+
+@given(st.text(alphabet="ab \n.", max_size=300), st.integers(1, 9))
+def test_tokenizers_with_long_tokens_work_too(text, limit):
+    chunks = chunks_of(text, limit, count_words)
+    assert "".join(chunks) == text
+    assert all(count_words(chunk) <= limit for chunk in chunks)
+
+
+def test_a_file_gives_the_same_chunks_as_its_text_with_line_ends_untouched(tmp_path):
+    text = "erste Zeile mit Umlauten äöü\r\nzweite\rdritte\n" * 5000 + "Ende 😀"
+    path = tmp_path / "document.txt"
+    path.write_bytes(text.encode())
+    assert len(text) > 1 << 16
+    from_file = chunks_of(path, 1000)
+    assert from_file == chunks_of(text, 1000)
+    assert "".join(from_file) == text
+
+
+def test_chunks_are_at_least_three_quarters_full():
+    text = "Some sentence of moderate length stands here. " * 2000
+    chunks = chunks_of(text, 1000)
+    assert all(730 <= count_bytes(chunk) <= 1000 for chunk in chunks[:-1])
+
+
+def test_a_large_file_takes_little_memory(tmp_path):
+    path = tmp_path / "large.txt"
+    path.write_text("A line of text that says very little about anything.\n" * 200_000)  # 10.6 MB
+    tracemalloc.start()
+    characters = sum(len(chunk) for chunk in iter_chunks(path, 4000, len))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert characters == 53 * 200_000
+    assert peak < 1_500_000
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.txt is not valid UTF-8"):
+        chunks_of(path, 10)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"none.txt cannot be read"):
+        chunks_of(tmp_path / "none.txt", 10)
+    with pytest.raises(InputError, match="cannot be read"):
+        chunks_of(tmp_path, 10)
+
+
+def test_a_lone_surrogate_is_refused_with_its_place():
+    with pytest.raises(InputError, match="lone surrogate at character 3"):
+        chunks_of("abc\ud800def", 10)
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(ValueError, match="chunk_tokens"):
+        chunks_of("abc", 0)

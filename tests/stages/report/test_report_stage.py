@@ -1,0 +1,198 @@
+"""The report stage as a whole: what it says, that it is deterministic, self-contained, and safe to open."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from stages.common.errors import InputError
+from stages.report.config import ReportConfig, ReportStage
+from stages.report.report import run
+
+
+def report(inputs: dict[str, Path], out: Path, examples: int = 2, title: str = "a <run> & more") -> tuple[str, str]:
+    out.mkdir(parents=True, exist_ok=True)
+    config = ReportStage(report=ReportConfig(title=title, examples_per_task=examples))
+    run(config, inputs, out, out, lambda step, metrics: None)
+    return (out / "report.md").read_text(encoding="utf-8"), (out / "report.html").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text, and whether every tag was closed in order."""
+
+    VOID = frozenset({"meta", "br", "img", "input", "link", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.misnested: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.misnested.append(tag)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_headline_names_updates_scores_and_what_is_more_than_chance(report_inputs, tmp_path):
+    markdown, html = report(report_inputs, tmp_path / "out")
+    assert "Trained in 50 updates: sft 40, stage1 2, stage2 2, stage3 2, memory 2, stage4 2" in markdown
+    # base: (0.12 + 4 x 0.10) / 5; stage4: (0.75 + 4 x 0.66) / 5
+    assert "base 10.4 %" in markdown
+    assert "stage4 67.8 %" in markdown
+    assert "base and sft: disjoint 95 % intervals on 1 of 9 benchmarks: numerical 12.0 → 75.0." in html
+
+
+def test_tables_give_mean_interval_and_n_for_both_modes(report_inputs, tmp_path):
+    markdown, html = report(report_inputs, tmp_path / "out")
+    assert r"| numerical | 12.0 \[5, 19\] n=100 | 75.0 \[66, 84\] n=100 |" in markdown
+    assert "### Scores, memory agent" in markdown
+    # lengths in numeric order although the file has 512 first
+    assert markdown.index("| needle/256 |") < markdown.index("| needle/512 |")
+    assert '<span class="mean">75.0</span><span class="rest">[66, 84] n=100</span>' in html
+
+
+def test_data_card_shows_drops_bins_and_merge(report_inputs, tmp_path):
+    markdown, _ = report(report_inputs, tmp_path / "out")
+    assert "| not utf8 | 1 |" in markdown
+    assert "| academic | 10 | 0 | 0 |" in markdown
+    assert "| answerable without documents | 9 |" in markdown
+    assert "| numerical | 8 | 2 | 1 | 1 |" in markdown
+    assert "| weight stage3 | 0.61 |" in markdown
+    assert r"| model.layers.8.mlp.up\_proj.weight | 0.000108 / 9.1e-06 | 0.6 / 0.4 | 0.2 |" in markdown
+
+
+def test_equal_inputs_give_equal_bytes_and_nothing_volatile(report_inputs, tmp_path):
+    report(report_inputs, tmp_path / "one")
+    report(report_inputs, tmp_path / "two")
+    for name in ("report.md", "report.html"):
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes()
+        assert str(tmp_path).encode() not in first
+        assert importlib.metadata.version("matplotlib").encode() not in first
+        assert not re.search(rb"20\d\d-\d\d-\d\d", first)
+
+
+def test_a_new_process_writes_the_same_bytes(report_inputs, tmp_path):
+    """Hash randomisation must not reach the SVGs."""
+    _, here = report(report_inputs, tmp_path / "one")
+    code = (
+        "import sys, json; from pathlib import Path; from stages.report.config import *; from stages.report.report import run\n"
+        "inputs = {k: Path(v) for k, v in json.loads(sys.argv[1]).items()}; out = Path(sys.argv[2]); out.mkdir()\n"
+        "run(ReportStage(report=ReportConfig(title='a <run> & more', examples_per_task=2)), inputs, out, out, print)\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    named = json.dumps({name: str(path) for name, path in report_inputs.items()})
+    subprocess.run([sys.executable, "-c", code, named, str(tmp_path / "two")], check=True)
+    assert (tmp_path / "two" / "report.html").read_text(encoding="utf-8") == here
+
+
+def test_page_loads_nothing_and_runs_nothing(report_inputs, tmp_path):
+    _, html = report(report_inputs, tmp_path / "out")
+    page = Page(html)
+    assert page.misnested == []
+    assert page.open == []
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "img", "iframe", "link", "object", "embed", "base", "form", "foreignobject"}
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith("#"), (tag, name, value)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert ("meta", "default-src 'none'; style-src 'unsafe-inline'") in [(t, a.get("content")) for t, a in page.tags]
+
+
+def test_hostile_predictions_stay_text(report_inputs, tmp_path):
+    markdown, html = report(report_inputs, tmp_path / "out")
+    assert "<script>alert(1)</script>" in "".join(Page(html).text)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    for text in (markdown, html):
+        assert "\x00" not in text
+        assert "\u202e" not in text
+    # Markdown: the back quotes inside are fewer than those of the fence around.
+    line = next(line for line in markdown.split("\n") if line.startswith("- question:") and "<script>" in line)
+    assert line.startswith("- question: ````In the balance")
+    assert line.endswith("new line````")
+
+
+def test_ids_are_unique_over_all_figures(report_inputs, tmp_path):
+    _, html = report(report_inputs, tmp_path / "out")
+    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+    used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
+    assert len(ids) == len(set(ids))
+    assert used <= set(ids)
+    assert html.count("<svg") == 15
+
+
+def test_title_is_escaped(report_inputs, tmp_path):
+    markdown, html = report(report_inputs, tmp_path / "out")
+    assert markdown.startswith("# a &lt;run&gt; &amp; more\n")
+    assert "<h1>a &lt;run&gt; &amp; more</h1>" in html
+
+
+def test_examples_show_one_right_one_wrong_and_the_base_models_answer(report_inputs, tmp_path):
+    markdown, _ = report(report_inputs, tmp_path / "out", examples=2)
+    section = markdown[markdown.index("## Examples") : markdown.index("## Departures")]
+    assert section.count("- stage4, score 1.00") == 5
+    assert section.count("- stage4, score 0.00") == 5
+    assert section.count("- base, score") == 10
+    assert "- gold: `12.5; 13`" in section
+    markdown, _ = report(report_inputs, tmp_path / "none", examples=0)
+    assert "None were asked for" in markdown
+
+
+def test_a_stage_switched_off_and_missing_metrics_are_dashes(report_inputs, tmp_path):
+    report_inputs["metrics_sft"].write_text("", encoding="utf-8")
+    report_inputs["metrics_stage2"].write_text('{"step": 0, "reward/mean": 0.5}\n', encoding="utf-8")
+    markdown, html = report(report_inputs, tmp_path / "out")
+    assert "| sft | 0 | – | – | – | – | – | – |" in markdown
+    assert "| stage2 | 1 | – | 0.5 | – | – | – | – |" in markdown
+    assert "Warm-up: loss" not in html
+    assert "Mean reward" in html
+
+
+def test_every_metric_missing_still_gives_a_report(report_inputs, tmp_path):
+    for name, path in report_inputs.items():
+        if name.startswith("metrics_"):
+            path.write_text("", encoding="utf-8")
+        if name.startswith("evaluate_"):
+            (path / "scores.json").write_text('{"model": "m", "scores": []}', encoding="utf-8")
+            (path / "predictions.jsonl").write_text("", encoding="utf-8")
+    markdown, _ = report(report_inputs, tmp_path / "out")
+    assert "Trained in 0 updates" in markdown
+    assert "on none of 0 benchmarks" in markdown
+
+
+@pytest.mark.parametrize("content", ["{}", '{"scores": [{"mode": "agent"}]}', "[]", "{"])
+def test_damaged_scores_name_the_file(report_inputs, tmp_path, content):
+    (report_inputs["evaluate_merge"] / "scores.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"merge.scores\.json.*run again"):
+        report(report_inputs, tmp_path / "out")
+
+
+def test_missing_input_names_the_file(report_inputs, tmp_path):
+    report_inputs["metrics_stage3"].unlink()
+    with pytest.raises(InputError, match=r"stage3\.jsonl does not exist"):
+        report(report_inputs, tmp_path / "out")
