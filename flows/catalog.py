@@ -224,6 +224,7 @@ _SPECS = (
             "assemble": "outputs/assemble/data/summary.json",
             "verify": "outputs/verify/data/summary.json",
             "stratify": "outputs/stratify/data/summary.json",
+            "bins": "outputs/stratify/data/bins.json",
         },
     ),
 )

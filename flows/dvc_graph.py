@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.common.errors import ConfigError, EnvironmentFailure
+from stages.common.errors import ConfigError, EnvironmentFailure, InputError
 
 _LOCK_WAIT_SECONDS = 1.0
 
@@ -69,13 +69,13 @@ class DagStage:
 
 
 class Dag:
-    """The project's DAG in topological order.
+    """The project's DAG in topological order; with `only` that stage alone, without neighbours and dvc.lock.
 
     Raises ConfigError if dvc.yaml is broken or a parameter that it names is missing, EnvironmentFailure if DVC cannot
     work in this folder at all.
     """
 
-    def __init__(self, root: Path, params: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, params: Mapping[str, Any], *, only: str | None = None) -> None:
         self.root = root
         self._repo = _open_repo(root)
         self._hashes: dict[str, Hash | None] = {}
@@ -84,17 +84,20 @@ class Dag:
         from dvc.exceptions import DvcException
 
         try:
-            dvc_file = _load_dvc_file(self._repo, root, params)
-            locked = dvc_file.lockfile_contents.get("stages", {})
-            self.stages = {stage.name: stage for stage in self._ordered(dvc_file, locked, params)}
+            dvc_file = _load_dvc_file(self._repo, root, params, "" if only else _read_lock_file(root))
+            if only is not None:
+                self.stages = {only: _read_stage(dvc_file.stages[only], None, params, ())}
+            else:
+                self.stages = {stage.name: stage for stage in self._ordered(dvc_file, params)}
         except DvcException as error:
             raise ConfigError(f"DVC cannot read the DAG of {root.name}: {error}") from None
         self._out_owner = {out.absolute: (stage, out) for stage in self.stages.values() for out in stage.outs}
 
-    def _ordered(self, dvc_file: Any, locked: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[DagStage]:
+    def _ordered(self, dvc_file: Any, params: Mapping[str, Any]) -> Iterator[DagStage]:
         import networkx as nx
         from dvc.repo.index import Index
 
+        locked = dvc_file.lockfile_contents.get("stages", {})
         loaded = list(dvc_file.stages.values())
         position = {stage: number for number, stage in enumerate(loaded)}
         graph = Index(self._repo, stages=loaded).graph  # edges point from a stage to what it needs
@@ -121,6 +124,8 @@ class Dag:
                 self._hashes[item.absolute] = Hash(built.hash_info.value, meta)
             except (FileNotFoundError, NotADirectoryError):
                 self._hashes[item.absolute] = None
+            except PermissionError as error:
+                raise InputError(f"{item.path} cannot be read ({error.strerror}: {error.filename}).") from None
         return self._hashes[item.absolute]
 
     def is_cached(self, md5: str) -> bool:
@@ -288,8 +293,8 @@ def _open_repo(root: Path) -> Any:
         raise EnvironmentFailure(f"DVC cannot open {root}: {error}") from None
 
 
-def _load_dvc_file(repo: Any, root: Path, params: Mapping[str, Any]) -> Any:
-    """dvc.yaml with `${...}` filled from `params` (not from the file on disk) and a whole dvc.lock."""
+def _load_dvc_file(repo: Any, root: Path, params: Mapping[str, Any], lock_text: str) -> Any:
+    """dvc.yaml with `${...}` filled from `params`, not from the file on disk."""
     from dvc.dvcfile import load_file
     from dvc.parsing.context import Context
     from dvc.utils.serialize import parse_yaml
@@ -298,7 +303,7 @@ def _load_dvc_file(repo: Any, root: Path, params: Mapping[str, Any]) -> Any:
     context = dvc_file.resolver.context
     context.data.clear()
     context.merge_update(Context(dict(params)))
-    dvc_file.__dict__["lockfile_contents"] = parse_yaml(_read_lock_file(root), str(root / "dvc.lock"))
+    dvc_file.__dict__["lockfile_contents"] = parse_yaml(lock_text, str(root / "dvc.lock"))
     return dvc_file
 
 

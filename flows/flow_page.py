@@ -98,6 +98,8 @@ def publish_end(session: Session) -> None:
     try:
         create_markdown_artifact(key="run", markdown=text, description="Times and lineage")
         if report.is_file():
-            create_markdown_artifact(key="report", markdown=report.read_text(encoding="utf-8"), description="The report")
+            create_markdown_artifact(
+                key="report", markdown=report.read_text(encoding="utf-8"), description="The report"
+            )
     except Exception as error:  # httpx and Prefect errors have no common root  # noqa: BLE001
         get_run_logger().warning("the page did not take the report: %s", error)

@@ -6,7 +6,6 @@ opened. If nothing is to be done, nothing is started or imported.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -19,16 +18,15 @@ from flows.journal import Journal, RunRecord, planned_entries
 from flows.params import load_params
 from flows.plan import Plan
 from flows.plan_table import render_plan, summary
-from flows.progress import PlainProgress, Progress
+from flows.progress import Progress
 from flows.session import ReadParams, Request, Session, check_before_work, prepare
 from flows.slots import Slots
 from flows.summary import final_message
-from infra.errors import InfraError
 from infra.local import LocalRunner
 from infra.lock import run_lock
 from infra.provenance import installed_packages, source_state
 from infra.servers import hold, prefect_spec
-from infra.settings import Settings, child_environment, export, find_root, load_settings, prefect_environment
+from infra.settings import TELEMETRY_OFF, Settings, export, find_root, load_settings, prefect_environment
 from infra.tracking import PipelineTracker
 
 EXIT_FAILED = 1
@@ -56,9 +54,41 @@ def launch(
             return 0
         for warning in check_before_work(settings):
             progress.say(f"warning: {warning}")
-        connected = stack.enter_context(_prefect(settings, progress))
-        session = stack.enter_context(_session(connected, request, params, plan, command, progress))
+        connected, wait_for_prefect = stack.enter_context(_prefect(settings, progress))
+        session = stack.enter_context(_session(connected, request, params, plan, command, progress, wait_for_prefect))
         return _run(session)
+
+
+def _run(session: Session) -> int:
+    """The flow in this process, then the last word."""
+    from prefect.exceptions import TerminationSignal
+
+    from flows.pipeline import make_flow
+
+    request, exit_code = session.request, EXIT_FAILED
+    try:
+        state = make_flow(session)(
+            profile=session.profile,
+            set=list(request.sets),
+            only=request.only,
+            from_stage=request.from_stage,
+            jobs=request.jobs,
+            return_state=True,
+        )
+        record = session.journal.record
+        if record.state == "finished":
+            exit_code = 0
+        elif not record.of_state("failed", "stopped"):
+            session.progress.say(f"The flow itself failed: {state.message}")
+    except KeyboardInterrupt:
+        exit_code = 130
+    except (TerminationSignal, Terminated):
+        exit_code = 143
+    if session.journal.record.state == "running":
+        session.journal.end("stopped")
+    for line in final_message(session.journal.record, session.settings.log_dir):
+        session.progress.say(line)
+    return exit_code
 
 
 def run_deployed(request: Request, drive: Callable[[Session], Any]) -> Any:
@@ -74,7 +104,7 @@ def run_deployed(request: Request, drive: Callable[[Session], Any]) -> Any:
             get_run_logger().info(summary(plan))
             return Completed(message=summary(plan))
         check_before_work(settings)
-        with _session(settings, request, params, plan, command, PlainProgress()) as session:
+        with _session(settings, request, params, plan, command, Progress(), lambda: None) as session:
             return drive(session)
 
 
@@ -98,23 +128,21 @@ def _signals() -> Iterator[None]:
 
 
 @contextmanager
-def _prefect(settings: Settings, progress: Progress) -> Iterator[Settings]:
-    """Settings with the address of a Prefect server that answers soon; ours is let go at the end."""
+def _prefect(settings: Settings, progress: Progress) -> Iterator[tuple[Settings, Callable[[], None]]]:
+    """Settings with the address of a Prefect server, and what waits for its first answer; ours is let go at the end."""
+    # What Prefect would print between our lines is on its page.
+    export({"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", **TELEMETRY_OFF})
     with ExitStack() as stack:
-        server = None
-        # Prefect must not write between our lines: what it would print is on its page.
-        export({"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"})
+        wait: Callable[[], None] = lambda: None  # noqa: E731
         if settings.prefect_api_url is None:
             server = stack.enter_context(hold(prefect_spec(settings)))
+            wait = server.wait_until_healthy
             settings = settings.model_copy(update={"prefect_api_url": f"{server.address}/api"})
             export(prefect_environment(settings, settings.prefect_api_url))
+            progress.say(f"Prefect: {server.address}")
         import flows.pipeline  # noqa: F401 - a second, spent while the server boots
 
-        if server is not None:
-            progress.say(f"Prefect: {server.address}")
-        yield settings
-        if server is not None and not server.is_alive():
-            progress.say(f"warning: the Prefect server died meanwhile; see {server.spec.log}")
+        yield settings, wait
 
 
 @contextmanager
@@ -125,6 +153,7 @@ def _session(
     plan: Plan,
     command: str,
     progress: Progress,
+    wait_for_prefect: Callable[[], None],
 ) -> Iterator[Session]:
     """The MLflow parent run, the journal and the runner around one run; all are ended, whatever happens."""
     source = source_state(settings.root)
@@ -137,8 +166,7 @@ def _session(
     }
     tracker = PipelineTracker(settings)
     opened = tracker.start(f"{profile or settings.root.name} {time.strftime('%Y-%m-%d %H:%M:%S')}", tags, params)
-    if settings.prefect_api_url is not None:
-        _wait_for_prefect(settings)
+    wait_for_prefect()
     parent_run = opened.result(STORE_SECONDS)
     for name in ("params.yaml", "dvc.yaml"):
         tracker.log_file(settings.root / name)

@@ -28,7 +28,6 @@ from stages.common.errors import ConfigError, InputError
 
 PROFILES = Path(__file__).parent / "profiles"
 _SOURCES = "ingest.sources"
-_CHANGE_CORPUS = "Change `ingest.sources` in params.yaml or give --corpus DIR."
 
 
 class HandEditsError(ConfigError):
@@ -213,36 +212,15 @@ def write_params(path: Path, params: Mapping[str, Any]) -> bool:
     """
     if path.exists():
         text = read_text(path)
-        current = parse_yaml(text, path.name)
-        if current == dict(params) and list(flatten(current)) == list(flatten(params)):
-            return False
-        edited = edit_values(text, params)
+        try:
+            if parse_yaml(text, path.name) == dict(params):
+                return False
+            edited = edit_values(text, params)
+        except ConfigError:  # broken by hand: there is nothing to keep
+            edited = None
         if edited is not None:
             return write_if_different(path, edited)
     return write_if_different(path, dump_yaml(params))
-
-
-def check_corpus_place(params: Mapping[str, Any], root: Path) -> None:
-    """InputError if the corpus folder holds or lies in a folder that the pipeline itself writes."""
-    sources = params["ingest"]["sources"]
-    resolved, project = (root / sources).resolve(), root.resolve()
-    for own in (project / "outputs", project / ".state", project / ".dvc", project / ".git"):
-        if resolved == own or own in resolved.parents or resolved in own.parents:
-            raise InputError(
-                f"the corpus folder {sources!r} ({_SOURCES}) holds or lies in {own.relative_to(project)}/, which the "
-                f"pipeline writes. {_CHANGE_CORPUS}"
-            )
-
-
-def check_corpus(params: Mapping[str, Any], root: Path) -> None:
-    """InputError unless `ingest.sources` is a folder with at least one file."""
-    sources = params["ingest"]["sources"]
-    folder = root / sources
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.is_file() else "does not exist"
-        raise InputError(f"the corpus folder {sources!r} ({_SOURCES}) {what}. {_CHANGE_CORPUS}")
-    if not any(path.is_file() for path in folder.rglob("*")):
-        raise InputError(f"the corpus folder {sources!r} ({_SOURCES}) is empty. Put documents there. {_CHANGE_CORPUS}")
 
 
 def _hint(dotted: str, params: Mapping[str, Any]) -> str:

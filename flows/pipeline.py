@@ -34,14 +34,14 @@ RETRY_SECONDS = [2.0, 5.0, 10.0]
 def make_flow(session: Session) -> Flow[..., Any]:
     """The flow of one prepared run, for the command line; its parameters are for the page."""
 
-    @flow(name=FLOW_NAME, description=__doc__, validate_parameters=False, persist_result=False)
+    @flow(name=FLOW_NAME, description=__doc__, validate_parameters=False, persist_result=False)  # type: ignore[untyped-decorator]
     def longfuse_run(profile: str, set: list[str], only: str | None, from_stage: str | None, jobs: int) -> State[Any]:  # noqa: ARG001
         return drive(session)
 
     return longfuse_run
 
 
-@flow(name=FLOW_NAME, description=__doc__, persist_result=False)
+@flow(name=FLOW_NAME, description=__doc__, persist_result=False)  # type: ignore[untyped-decorator]
 def longfuse(
     profile: str | None = None,
     set: list[str] | None = None,

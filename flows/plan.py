@@ -16,35 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.corpus import check_corpus, check_corpus_place
 from flows.dvc_graph import Dag, DagDep, DagStage, Hash
 from flows.fingerprint import fingerprint
-from flows.params import check_corpus, check_corpus_place
+from flows.reasons import Reason, changed_inputs, changed_outputs
 from flows.schema import nearest
-from flows.yaml_io import flatten, read_yaml
+from flows.yaml_io import read_yaml
 from stages.common.errors import ConfigError, InputError
 
+__all__ = ["Action", "Plan", "PlannedStage", "Reason", "make_plan", "select", "stage_fingerprint"]
 Action = Literal["run", "skip", "restore"]
-Kind = Literal["param", "code", "data", "command", "output", "upstream"]
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a stage does not stay as it is.
-
-    kind      name                  old -> new
-    param     rl.stage2.steps       values; None: the key is new or gone
-    code      stages/rl/loss.py     md5s; old None: a new dependency
-    data      data/starter_corpus   md5s; old None: a new dependency
-    command   the stage             command lines
-    output    outputs/sft/data      md5s; new None: missing or left over from a killed run, both: edited by hand;
-                                    name is the stage and both None: never run
-    upstream  rl@stage1             None, None: that stage runs, so this one's inputs may change
-    """
-
-    kind: Kind
-    name: str
-    old: Any = None
-    new: Any = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +116,7 @@ def select(plan: Plan, *, only: str | None = None, from_: str | None = None) -> 
 
 def stage_fingerprint(root: Path, name: str, params: Mapping[str, Any]) -> tuple[str, dict[str, str | None]]:
     """Fingerprint and dependency md5s of a stage with its inputs as they are on disk: what the stage itself is told."""
-    dag = Dag(root, params)
+    dag = Dag(root, params, only=name)
     stage = dag.stages[name]
     hashes = {dep.path: dag.hash_now(dep) for dep in stage.deps}
     md5s = {path: found.md5 if found else None for path, found in hashes.items()}
@@ -183,8 +164,8 @@ def _plan_stage(dag: Dag, stage: DagStage, planned: Mapping[str, PlannedStage]) 
     complete = len(known) == len(stage.deps)
     waits = [Reason("upstream", name) for name in stage.upstream if name in planned and planned[name].action == "run"]
 
-    changes = _changes(stage, known)
-    outputs = _output_changes(dag, stage)
+    changes = changed_inputs(stage, known)
+    outputs = changed_outputs(dag, stage)
     reasons = (*changes, *outputs, *waits)
     identity = None
     if complete:
@@ -219,47 +200,6 @@ def _future_hash(dag: Dag, dep: DagDep, planned: Mapping[str, PlannedStage]) -> 
             return dag.hash_inside(planned[maker.name].outputs[out.path], out, dep.absolute)
         case "skip":
             return dag.hash_now(dep)
-
-
-def _changes(stage: DagStage, known: Mapping[str, Hash]) -> list[Reason]:
-    """What differs from the last run in dvc.lock, among the inputs that are known."""
-    if stage.locked_command is None:
-        return [Reason("output", stage.name)]
-    reasons = []
-    if stage.command != stage.locked_command:
-        reasons.append(Reason("command", stage.name, stage.locked_command, stage.command))
-    old, new = flatten(stage.locked_parameters), flatten(stage.parameters)
-    reasons += [
-        Reason("param", key, old.get(key), new.get(key))
-        for key in dict.fromkeys([*new, *old])
-        if (key in old) != (key in new) or old.get(key) != new.get(key)
-    ]
-    for dep in sorted(stage.deps, key=lambda dep: dep.is_code):
-        if dep.path in known and known[dep.path].md5 != dep.locked_md5:
-            reasons.append(Reason("code" if dep.is_code else "data", dep.path, dep.locked_md5, known[dep.path].md5))
-    return reasons
-
-
-def _output_changes(dag: Dag, stage: DagStage) -> list[Reason]:
-    """Outputs that are not as dvc.lock says.
-
-    A hand edit is told from the leftovers of a killed run: a killed run leaves a missing output (the record is written
-    last) or makes all of them anew. And what the cache holds cannot be lost (an older result, another branch's).
-    """
-    reasons, differing = [], {}
-    for out in stage.outs:
-        if out.locked_md5 is None:
-            if stage.locked_command is not None:  # an output that dvc.yaml got after the last run
-                reasons.append(Reason("output", out.path))
-            continue
-        found = dag.hash_now(out)
-        if found is None or found.md5 != out.locked_md5:
-            differing[out] = found.md5 if found else None
-    leftover = None in differing.values() or (len(differing) == len(stage.outs) > 1)
-    for out, md5 in differing.items():
-        edited = md5 is not None and not leftover and not dag.is_cached(md5)
-        reasons.append(Reason("output", out.path, out.locked_md5, md5 if edited else None))
-    return reasons
 
 
 def _require_inputs(

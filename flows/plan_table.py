@@ -11,6 +11,7 @@ from flows.plan import Plan, PlannedStage, Reason
 
 _WIDTH = 100
 _MANY = 3  # more changed files than this are counted, not listed
+_MANY_PARAMETERS = 6
 
 
 def render_plan(plan: Plan) -> list[str]:
@@ -44,6 +45,8 @@ def explain(stage: PlannedStage) -> list[str]:
     for reason in stage.reasons:
         by_kind.setdefault(reason.kind, []).append(reason)
     words = [f"{r.name} {_value(r.old)} -> {_value(r.new)}" for r in by_kind.get("param", [])]
+    if len(words) > _MANY_PARAMETERS:
+        words[_MANY_PARAMETERS:] = [f"{len(words) - _MANY_PARAMETERS} more parameters"]
     words += ["the command changed" for _ in by_kind.get("command", [])]
     words += _changed("code", by_kind.get("code", []))
     words += _changed("data", by_kind.get("data", []))

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 MARKS = {"ran": "done", "restored": "restored", "skipped": "unchanged", "failed": "FAILED", "stopped": "stopped"}
 
 
-class Progress(Protocol):
-    """Told of everything that happens; methods come from several threads."""
+class Progress:
+    """Told of everything that happens, from several threads. This one shows nothing: a deployed run has its page."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """Nothing is shown after this but what `say` is given."""
 
     def say(self, text: str) -> None:
         """A message for the reader."""
@@ -39,19 +41,11 @@ class Progress(Protocol):
         """A stage ended; `state` as in the journal."""
 
 
-class PlainProgress:
+class PlainProgress(Progress):
     """Every event and every line of a stage as one line, with the clock's time."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
     def _print(self, text: str) -> None:
         with self._guard:
@@ -74,16 +68,17 @@ class PlainProgress:
         self._print(f"{_clock()} {stage}: {MARKS.get(state, state)}{_took(state, seconds)}")
 
 
-class RichProgress:
+class RichProgress(Progress):
     """A bar over all stages and, below it, a line per running stage: elapsed time and its last line of output."""
 
     def __init__(self) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
         self._console = Console()
-        self._bars = Progress(
+        self._bars = progress.Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.fields[stage]}", markup=False),
             BarColumn(bar_width=12),

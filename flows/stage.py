@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.catalog import StageSpec, stage_spec
-from flows.params import check_corpus, load_params, stage_config
+from flows.corpus import check_corpus
+from flows.params import load_params, stage_config
 from flows.stage_guard import Stopped, dvc_processes, end_on_signals
 from flows.stage_state import (
     RUN_FILE,
@@ -191,7 +192,6 @@ def main(arguments: list[str] | None = None) -> int:
         _tell("usage: python -m flows.stage NAME   (for example rl@stage1; `longfuse plan` lists the names)")
         return 2
     name = words[0]
-    faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for ours in ("stages", "flows", "infra", __name__):
         logging.getLogger(ours).setLevel(logging.INFO)
@@ -225,4 +225,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     sys.exit(main())

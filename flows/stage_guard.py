@@ -11,25 +11,27 @@ supervisor does the same from outside; this one also covers plain `dvc repro`.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import select
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterable
 
 GRACE_SECONDS = 5.0
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ash", "ksh", "busybox"})
 _PR_SET_PDEATHSIG = 1
-logger = logging.getLogger(__name__)
+_LOST = 128  # flag beside a signal's number: what its handler raised was dropped, send it again
+_AGAIN_SECONDS = 0.02
 
 
 class Stopped(BaseException):
     """Raised in the main thread by SIGINT and SIGTERM. Not an Exception, so nothing but cleanup catches it."""
 
     def __init__(self, number: int) -> None:
+        self.number = number
         self.exit_code = 128 + number
         super().__init__(signal.Signals(number).name)
 
@@ -43,11 +45,24 @@ def end_on_signals(watched: Iterable[int] = (), grace_seconds: float = GRACE_SEC
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
 
-    def stop(number: int, _frame: types.FrameType | None) -> None:
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, lambda *_: None)  # one is enough; the grace time bounds the rest
-        raise Stopped(number)
+    armed = True  # one signal is enough to unwind; the grace time bounds the rest
 
+    def stop(number: int, _frame: types.FrameType | None) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Stopped(number)
+
+    def again_if_lost(lost: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a `__del__` or a callback from C, where a signal may well arrive."""
+        nonlocal armed
+        if isinstance(lost.exc_value, Stopped):
+            armed = True
+            os.write(write_end, bytes([_LOST | lost.exc_value.number]))  # raised here it would be lost as well
+        else:
+            report_unraisable(lost)
+
+    report_unraisable, sys.unraisablehook = sys.unraisablehook, again_if_lost
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     guards = [guard for pid in watched if (guard := _open_process(pid)) is not None]
@@ -56,19 +71,26 @@ def end_on_signals(watched: Iterable[int] = (), grace_seconds: float = GRACE_SEC
 
 
 def _wait(signals: int, guards: list[int], grace_seconds: float) -> None:
+    """The thread: turns the end of a watched process into SIGTERM, and ends this process when the grace time is over."""
     poll = select.poll()
     for descriptor in (signals, *guards):
         poll.register(descriptor, select.POLLIN)
+    deadline, exit_code = None, 0
     while True:
-        for descriptor, _ in poll.poll():
+        ready = poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000)
+        if deadline is not None and time.monotonic() >= deadline:
+            os._exit(exit_code)
+        for descriptor, _ in ready:
             if descriptor in guards:
                 poll.unregister(descriptor)
                 os.kill(os.getpid(), signal.SIGTERM)
                 continue
-            numbers = [n for n in os.read(signals, 64) if n in (signal.SIGINT, signal.SIGTERM)]
-            if numbers:
-                threading.Event().wait(grace_seconds)
-                os._exit(128 + numbers[0])
+            for number in os.read(signals, 64):
+                if number & _LOST:
+                    time.sleep(_AGAIN_SECONDS)
+                    os.kill(os.getpid(), number & ~_LOST)
+                elif deadline is None and number in (signal.SIGINT, signal.SIGTERM):
+                    deadline, exit_code = time.monotonic() + grace_seconds, 128 + number
 
 
 def _open_process(pid: int) -> int | None:

@@ -36,14 +36,23 @@ def open_state(root: Path, stage: str, fingerprint: str) -> Path:
     folder = state_folder(root, stage) / fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
-    others = [path for path in folder.parent.iterdir() if path.is_dir() and _FINGERPRINT.fullmatch(path.name)]
-    others.sort(key=lambda path: (path != folder, -path.stat().st_mtime))
-    for path in others[KEEP_WHOLE:]:
-        _keep_only(path, {RUN_FILE})
-    for path in [path for path in others if not any(path.iterdir())][1:] + others[KEEP_RECORDS:]:
-        if path != folder:
-            shutil.rmtree(path, ignore_errors=True)
+    others = [path for path in folder.parent.iterdir() if _FINGERPRINT.fullmatch(path.name) and path != folder]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in others[KEEP_WHOLE - 1 :]:
+        _thin_out(path)
+    for path in others[KEEP_RECORDS - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)
     return folder
+
+
+def _thin_out(folder: Path) -> None:
+    """Leave only the record of a run that succeeded, at the age that it has; of others nothing."""
+    age = folder.stat()
+    _keep_only(folder, {RUN_FILE})
+    if not any(folder.iterdir()):
+        folder.rmdir()
+    else:
+        os.utime(folder, ns=(age.st_atime_ns, age.st_mtime_ns))
 
 
 def clear_checkpoints(state_dir: Path) -> None:

@@ -18,6 +18,7 @@ from flows.session import Session, uses_model
 from infra.errors import StageFailedError, StageStoppedError, TransientError
 from infra.jobs import JobSpec, Outcome, Resource
 from infra.settings import child_environment
+from infra.spool import read_announcement
 
 STATE_OF: dict[Outcome, StageState] = {
     Outcome.RAN: "ran",
@@ -77,6 +78,7 @@ def _do(session: Session, planned: PlannedStage, position: int) -> State[Any]:
         session.progress.line(name, f"{error}; another attempt follows")
         raise
     if outcome is Outcome.RAN:
+        _note_fingerprint(session, name)
         run_id = tracker.stage_ended(name, "FINISHED", lock_entry(session.root / "dvc.lock", name))
         run_id.add_done_callback(lambda done: session.journal.stage(name, mlflow_run=done.result()))
     else:
@@ -113,6 +115,13 @@ def _ended(session: Session, name: str, state: StageState, started: float, messa
     seconds = time.time() - started
     session.journal.stage(name, state=state, seconds=seconds, message=message)
     session.progress.ended(name, state, seconds)
+
+
+def _note_fingerprint(session: Session, name: str) -> None:
+    assert session.settings.parent_run is not None
+    announced = read_announcement(session.settings, session.settings.parent_run, name)
+    if announced is not None:
+        session.journal.stage(name, fingerprint=announced.fingerprint)
 
 
 def _link(session: Session, name: str, fingerprint: str | None) -> None:

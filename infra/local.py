@@ -6,6 +6,7 @@ Measured traps that this file minds: without `--wait-for-lock` a finished stage 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+import psutil
 
 import infra.supervise
 from infra.errors import StageFailedError, StageStoppedError, TransientError
@@ -70,6 +73,8 @@ class LocalRunner:
         with self._guard:
             if self._closed:
                 raise StageStoppedError(f"{spec.stage} was not started: the run is being stopped")
+            if not self._jobs:
+                clear_dead_locks(spec.root)
             process = subprocess.Popen(
                 supervisor + dvc,
                 cwd=spec.root,
@@ -132,8 +137,7 @@ class LocalRunner:
         _signal_group(job, signal.SIGTERM)
         if _ended(job, self._ladder.terminate_seconds):
             return
-        _signal_group(job, signal.SIGKILL)
-        _ended(job, 10.0)
+        _kill(job)
 
     def cancel_all(self, *, at_once: bool = False) -> None:
         """Start no more jobs; cancel those under way, side by side; `at_once`: kill them."""
@@ -143,7 +147,7 @@ class LocalRunner:
         if at_once:
             for job in jobs:
                 job.state = JobState.STOPPED
-                _signal_group(job, signal.SIGKILL)
+                _kill(job)
         threads = [threading.Thread(target=self.cancel, args=(job,), daemon=True) for job in jobs]
         for thread in threads:
             thread.start()
@@ -157,6 +161,19 @@ def _ended(job: LocalJob, seconds: float) -> bool:
         return job.ended.wait(seconds)
     except BaseException:  # the ladder must go on to its last step, and its caller raises what it had anyway  # noqa: BLE001
         return job.ended.is_set()
+
+
+def _kill(job: LocalJob) -> None:
+    """Let the supervisor kill and bury everything below it; if it cannot, kill the group with it."""
+    try:
+        assert job.process.stdin is not None
+        job.process.stdin.write(b"k")
+        job.process.stdin.flush()
+    except (OSError, ValueError):  # it has gone, or somebody was here before
+        pass
+    if not _ended(job, 5.0):
+        _signal_group(job, signal.SIGKILL)
+        _ended(job, 5.0)
 
 
 def _signal_group(job: LocalJob, number: signal.Signals) -> None:
@@ -180,3 +197,33 @@ def _outcome(line: str, stage: str) -> Outcome | None:
         if match and match["stage"] == stage:
             return outcome
     return None
+
+
+def clear_dead_locks(root: Path) -> None:
+    """Drop DVC's list of busy files if every process in it is dead; for when no DVC of ours runs.
+
+    DVC does so itself, but it takes a zombie for alive (a container without an init keeps them for ever), and a process
+    killed while it wrote the list leaves one that no DVC can read.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    for _ in range(2):
+        try:
+            lists = json.loads(path.read_text(encoding="utf-8") or "{}")
+            readers = [info for infos in lists.get("read", {}).values() for info in infos]
+            pids = {int(info["pid"]) for info in [*readers, *lists.get("write", {}).values()]}
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError):
+            time.sleep(0.2)  # somebody's own `dvc repro` may be writing it right now
+            continue
+        if not any(_lives(pid) for pid in pids):
+            path.unlink(missing_ok=True)
+        return
+    path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -78,24 +78,22 @@ def open_store(settings: Settings) -> tuple[MlflowClient, str]:
     )
     # Alembic reports each of its many migrations, and a first use has them all.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    complete = settings.mlflow_dir / "complete"  # written after the first use that went through
     path = sqlite_path(settings.mlflow_tracking_uri)
-    try:
-        return _open(settings)
-    except Exception as error:  # sqlalchemy, alembic, mlflow and requests errors have no common root
-        if path is None or not path.exists() or has_runs(path):
-            raise InfraError(
-                f"the MLflow store {settings.mlflow_tracking_uri} cannot be opened: {_first_line(error)}. If another "
-                "version of MLflow made it, run `mlflow db upgrade` on it; or move it away and run again."
-            ) from error
+    if settings.owns_mlflow_store and path is not None and path.exists() and not complete.exists() and not has_runs(path):
         aside = _unused_name(path)
         path.rename(aside)
-        logger.warning("the MLflow store was left half made by a run that died: moved to %s, made anew", aside)
+        logger.warning("the MLflow store was left half made by a process that died: moved to %s, made anew", aside)
     try:
-        return _open(settings)
-    except Exception as error:  # as above
+        opened = _open(settings)
+    except Exception as error:  # sqlalchemy, alembic, mlflow and requests errors have no common root
         raise InfraError(
-            f"the MLflow store {settings.mlflow_tracking_uri} cannot be made: {_first_line(error)}"
+            f"the MLflow store {settings.mlflow_tracking_uri} cannot be opened: {_first_line(error)}. If another "
+            "version of MLflow made it, run `mlflow db upgrade` on it; or move it away and run again."
         ) from error
+    if settings.owns_mlflow_store:
+        complete.touch()
+    return opened
 
 
 def _open(settings: Settings) -> tuple[MlflowClient, str]:

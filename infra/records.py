@@ -78,3 +78,14 @@ def small_artifacts(announced: Announcement) -> list[Path]:
 def output_pointers(lock_entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Path, md5 and size of each output, from dvc.lock: enough to fetch it with DVC."""
     return [{key: out[key] for key in ("path", "md5", "size") if key in out} for out in lock_entry.get("outs", [])]
+
+
+def note_run_id(path: Path, run_id: str) -> None:
+    """Add the MLflow run to a stage's run.json, if the stage wrote one."""
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        partial = path.with_suffix(".partial")
+        partial.write_text(
+            json.dumps({**record, "mlflow_run": run_id}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        partial.replace(path)

@@ -192,7 +192,12 @@ def _supervises(pid: int, spec: ServerSpec) -> bool:
     """True if that process is the supervisor of this tree's server: a pid alone may belong to anybody by now."""
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and str(spec.folder / "holders.lock") in process.cmdline()
+        words: list[str] = []
+        for _ in range(20):
+            if process.status() == psutil.STATUS_ZOMBIE or (words := process.cmdline()):
+                break
+            time.sleep(0.01)  # it is between fork and exec: the kernel has no command line for it yet
+        return str(spec.folder / "holders.lock") in words
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 

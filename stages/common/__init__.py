@@ -1,0 +1,1 @@
+"""What stages share: records, files, tokens, prompts, metrics, seeds, errors."""

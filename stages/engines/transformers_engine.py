@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from stages.common.errors import InputError
 from stages.common.rollouts import Completion, GenerationRequest
@@ -54,9 +55,9 @@ class TransformersEngine:
         self._owns_model = model is None
         self._model: Any = load_model(model_dir, compute_dtype) if model is None else model
         config = self._model.config
-        if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        if not _full_attention(config):
             raise InputError(
-                f"the model in {model_dir} has layers that are not full attention ({sorted(set(config.layer_types))}). "
+                f"the model in {model_dir} has layers that are not full attention (sliding window or state space). "
                 "TransformersEngine cannot decode it; use a full-attention model such as Llama or Qwen3."
             )
         self.max_model_tokens: int = max_model_tokens or int(config.max_position_embeddings)
@@ -208,6 +209,7 @@ class TransformersEngine:
 
 def load_model(model_dir: Path, compute_dtype: str) -> PreTrainedModel:
     """Open a folder of safetensors on the GPU if there is one. InputError if it is no causal language model."""
+    transformers_logging.disable_progress_bar()  # stages log, they do not draw
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(model_dir),
@@ -220,6 +222,14 @@ def load_model(model_dir: Path, compute_dtype: str) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise InputError(f"{model_dir} holds no model that transformers can open: {error}") from None
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _full_attention(config: PreTrainedConfig) -> bool:
+    """False if some layer sees a part of the text only, which RowCache does not hold."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return set(kinds) == {"full_attention"}
+    return getattr(config, "sliding_window", None) is None or not getattr(config, "use_sliding_window", True)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: ChatTokenizer) -> frozenset[int]:

@@ -1,0 +1,1 @@
+"""evaluate: how a model answers held-out questions and probes."""

@@ -42,12 +42,14 @@ def ask_all(
     progress: Progress,
 ) -> list[Prediction]:
     """Predictions of all questions, in order. The engine is made only if something is left to be asked."""
-    finished = FinishedChunks(state_dir / "predictions.jsonl", _digest(questions, shared, seed))
+    chunks = chunks_of(questions)
+    digest = _digest(questions, shared, seed)
+    finished = FinishedChunks(state_dir / "predictions.jsonl", digest, [len(chunk) for chunk in chunks])
     predictions: list[Prediction] = []
     engine: RolloutEngine | None = None
     try:
-        for number, chunk in enumerate(chunks_of(questions)):
-            kept = finished.get(number, chunk)
+        for number, chunk in enumerate(chunks):
+            kept = finished.get(number)
             if kept is None:
                 engine = engine or engine_factory()
                 kept = ask(engine, chunk, shared, seed)
@@ -142,14 +144,14 @@ class FinishedChunks:
     A file of other questions, or the torn end of one, is discarded.
     """
 
-    def __init__(self, path: Path, digest: str) -> None:
+    def __init__(self, path: Path, digest: str, sizes: Sequence[int]) -> None:
         self._path = path
         self._chunks: list[list[Prediction]] = []
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         if lines and _parsed(lines[0]) == {"questions": digest}:
-            for line in lines[1:]:
+            for line, size in zip(lines[1:], sizes, strict=False):
                 chunk = _chunk(line)
-                if chunk is None:
+                if chunk is None or len(chunk) != size:
                     break
                 self._chunks.append(chunk)
             whole = b"".join(lines[: 1 + len(self._chunks)])
@@ -157,11 +159,9 @@ class FinishedChunks:
             whole = json.dumps({"questions": digest}).encode() + b"\n"
         self._write(whole, "wb")
 
-    def get(self, number: int, questions: Sequence[Question]) -> list[Prediction] | None:
+    def get(self, number: int) -> list[Prediction] | None:
         """The predictions of chunk `number` if it is done."""
-        if number >= len(self._chunks) or len(self._chunks[number]) != len(questions):
-            return None
-        return self._chunks[number]
+        return self._chunks[number] if number < len(self._chunks) else None
 
     def add(self, number: int, predictions: list[Prediction]) -> None:
         """Append the next chunk."""

@@ -6,7 +6,6 @@ benchmarks need data that a package registry does not have; these three have the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from stages.evaluation.benchmarks.heldout import heldout_questions
 from stages.evaluation.benchmarks.needle import needle_questions
 from stages.evaluation.config import EvaluateStage
 from stages.evaluation.scoring import score_rows
-
-_log = logging.getLogger(__name__)
 
 _QUESTION_TOKENS = 192  # kept free for chat template, question and form of the answer
 _MIN_CONTEXT_TOKENS = 64

@@ -1,0 +1,1 @@
+"""ingest: a folder of documents as Document records."""

@@ -50,10 +50,10 @@ def _turn(message: Any, number: int) -> str:
     if not isinstance(message, dict):
         raise UnusableError(DropReason.NOT_A_DIALOGUE, f"message {number} is no object")
     role = message.get("role", message.get("speaker"))
-    if not isinstance(role, str) or not role.strip():
+    if not isinstance(role, str) or not role.strip(": \n\t"):
         raise UnusableError(DropReason.NOT_A_DIALOGUE, f"message {number} has neither role nor speaker")
     content = collapse_blanks(_content(message.get("content", message.get("text")), number))
-    role = collapse_blanks(role).replace(":", " ")[:MAX_ROLE_CHARACTERS]
+    role = collapse_blanks(role.replace(":", " "))[:MAX_ROLE_CHARACTERS]
     return f"{role}: {content}" if content else ""
 
 

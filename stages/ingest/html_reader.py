@@ -5,7 +5,11 @@ The parser (lxml's, through BeautifulSoup) repairs broken markup; nesting is mea
 
 from __future__ import annotations
 
+import re
+from html import unescape
+
 from bs4 import BeautifulSoup, Tag
+from bs4.exceptions import ParserRejectedMarkup
 from markdownify import MarkdownConverter
 
 from stages.common.text import collapse_blanks
@@ -32,23 +36,37 @@ _NOISE = (
 )
 
 
+# The only attributes that shape the text. Libraries call int() on them, so they are digits or gone.
+_NUMBERS = ("colspan", "rowspan", "start")
+_SMALL_NUMBER = re.compile("[0-9]{1,5}")
+
+
 class _Converter(MarkdownConverter):
     """markdownify with tables of our own: cells are escaped, spans are filled, and cells hold no line breaks."""
 
-    def convert_table(self, element: Tag, _text: str, _parents: object) -> str:
-        return "\n\n" + pipe_table(_rows(element)) + "\n\n"
+    def convert_table(self, el: Tag, text: str, **_: object) -> str:
+        del text
+        return "\n\n" + pipe_table(_rows(el)) + "\n\n"
 
-    def convert_a(self, _element: Tag, text: str, _parents: object) -> str:
+    def convert_a(self, el: Tag, text: str, **_: object) -> str:
+        del el
         return text
 
 
 def html_to_markdown(html: str) -> tuple[str, str]:
-    """(title, Markdown). The title is empty if the page names none. Raises UnusableError (too_deep)."""
-    soup = BeautifulSoup(html, "lxml")
+    """(title, Markdown). The title is empty if the page names none. Raises UnusableError (bad_html, too_deep, too_large)."""
+    if "<" not in html:
+        return "", unescape(html)
+    try:
+        soup = BeautifulSoup(html, "lxml")
+    except ParserRejectedMarkup as error:
+        raise UnusableError(DropReason.BAD_HTML, str(error)) from None
     _check_depth(soup)
     title = collapse_blanks(soup.title.get_text()) if soup.title else ""
     for tag in soup.find_all(_NOISE):
         tag.decompose()
+    for tag in soup.find_all(True):
+        tag.attrs = {name: tag[name] for name in _NUMBERS if _SMALL_NUMBER.fullmatch(str(tag.get(name, "")))}
     if not title and (heading := soup.find("h1")):
         title = collapse_blanks(heading.get_text(" "))
     _unfold_layout_tables(soup)
@@ -111,5 +129,4 @@ def _fill(row: list[str], below: dict[int, tuple[str, int]]) -> None:
 
 
 def _span(cell: Tag, attribute: str, limit: int) -> int:
-    value = str(cell.get(attribute, "1")).strip()
-    return min(max(int(value), 1), limit) if value.isdecimal() and len(value) < 6 else 1
+    return min(max(int(str(cell.get(attribute, "1"))), 1), limit)

@@ -19,6 +19,7 @@ class DropReason(StrEnum):
     BINARY = "binary"  # holds NUL bytes
     NOT_UTF8 = "not_utf8"
     BAD_UNICODE = "bad_unicode"  # endless runs of combining marks
+    BAD_HTML = "bad_html"
     BAD_CSV = "bad_csv"
     BAD_JSON = "bad_json"
     NOT_A_DIALOGUE = "not_a_dialogue"

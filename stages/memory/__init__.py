@@ -1,0 +1,1 @@
+"""The memory agent: reads a document of any length chunk by chunk."""

@@ -1,0 +1,1 @@
+"""merge: SCE fusion of experts, tensor by tensor."""

@@ -1,0 +1,1 @@
+"""report: scores, curves and examples as Markdown and one HTML file."""

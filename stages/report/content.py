@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stages.report.departures import DEPARTURES
 from stages.report.examples import Example
@@ -70,7 +71,7 @@ def build_report(title: str, data: ReportData, examples: list[Example]) -> Repor
         ),
         training=training_table(data.metrics),
         training_pictures=_training_pictures(data),
-        data=tuple(t for stage, summary in data.summaries.items() for t in tables_of_summary(stage, summary)),
+        data=tuple(_data_tables(data)),
         merge=tuple(_merge_tables(data)),
         examples=tuple(examples),
         departures=DEPARTURES,
@@ -175,6 +176,20 @@ def _training_pictures(data: ReportData) -> tuple[Picture, ...]:
     return tuple(picture for picture in pictures if picture is not None)
 
 
+def _data_tables(data: ReportData) -> list[Table]:
+    tables = [table for stage, summary in data.summaries.items() for table in tables_of_summary(stage, summary)]
+    if data.bins:
+        edges = next(iter(data.bins.values())).edges
+        header = ("", *(f"{low:.2g} to {high:.2g}" for low, high in pairwise(edges)))
+        rows = tuple(
+            (words(task), *(f"{drawn} of {there}" for drawn, there in zip(bins.drawn, bins.available, strict=True)))
+            for task, bins in data.bins.items()
+        )
+        note = "Mean reward of the base model over its attempts; RL prompts that were drawn, of the samples that there were."
+        tables.append(Table("stratify: pass@k bins", header, rows, note))
+    return tables
+
+
 def _merge_tables(data: ReportData) -> list[Table]:
     """merge.json, with its list of tensors reduced to those that moved most."""
     plain = {key: value for key, value in data.merge.items() if isinstance(value, (str, int, float))}
@@ -213,7 +228,8 @@ def _sources() -> Table:
         ("documents, drops by reason", "summary.json", "ingest"),
         ("samples and contexts", "summary.json", "assemble"),
         ("checks by the model", "summary.json", "verify"),
-        ("splits and pass@k bins", "summary.json", "stratify"),
+        ("splits", "summary.json", "stratify"),
+        ("pass@k bins", "bins.json", "stratify"),
     )
     return Table(
         "Where every number comes from",

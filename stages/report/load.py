@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stages.common.errors import InputError
 from stages.common.storage import iter_json_lines, iter_records, read_json
@@ -53,6 +53,20 @@ class Prediction(_Read):
     score: float
 
 
+class Bins(_Read):
+    """pass@k bins of one task type: samples that there were and that were drawn for RL, between consecutive edges."""
+
+    edges: list[float]
+    available: list[int]
+    drawn: list[int]
+
+    @model_validator(mode="after")
+    def _one_number_per_bin(self) -> Bins:
+        if not len(self.available) == len(self.drawn) == len(self.edges) - 1:
+            raise ValueError("there must be one number for every bin")
+        return self
+
+
 Metrics = list[dict[str, float]]  # one dict per update, with its "step"
 
 
@@ -64,6 +78,7 @@ class ReportData:
     metrics: dict[str, Metrics]  # training stage -> updates
     merge: dict[str, Any]
     summaries: dict[str, dict[str, Any]]  # data stage -> summary.json
+    bins: dict[str, Bins]  # task type -> pass@k bins
 
 
 def load_report_data(inputs: Mapping[str, Path]) -> ReportData:
@@ -73,6 +88,7 @@ def load_report_data(inputs: Mapping[str, Path]) -> ReportData:
         metrics={stage: list(iter_json_lines(inputs[f"metrics_{stage}"])) for stage in TRAINED},
         merge=_object(inputs["merge"]),
         summaries={stage: _object(inputs[stage]) for stage in DATA_STAGES},
+        bins=_bins(inputs["bins"]),
     )
 
 
@@ -94,6 +110,17 @@ def _scores(path: Path) -> list[Score]:
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} has no list `scores` ({error}). Delete it and run again.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}. Delete the file and run again.") from None
+        raise _damaged(path, error) from None
+
+
+def _bins(path: Path) -> dict[str, Bins]:
+    try:
+        return {task: Bins.model_validate(value) for task, value in _object(path).items()}
+    except ValidationError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return InputError(f"{path}: {where}: {first['msg']}. Delete the file and run again.")

@@ -1,13 +1,12 @@
 """The report as one HTML page: inline style and SVG, no script, nothing loaded from anywhere.
 
-jinja2 escapes every value; only the SVGs, which figures.py makes, are inserted as they are. A content security policy
+jinja2 escapes every value; only the SVGs, which figures.py makes and in which matplotlib escaped the labels, go in as they are. A content security policy
 forbids scripts and requests besides.
 """
 
 from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from stages.report.content import Report
 from stages.report.figures import Picture, with_own_ids
@@ -27,10 +26,9 @@ def render_html(report: Report) -> str:
     return text.rstrip() + "\n"
 
 
-def _figures(pictures: tuple[Picture, ...], first: int) -> list[tuple[str, str, Markup]]:
+def _figures(pictures: tuple[Picture, ...], first: int) -> list[tuple[str, str, str]]:
     """(title, description, SVG) with ids of their own."""
     return [
-        # Trusted: made by figures.py, whose labels matplotlib escapes.
-        (picture.title, picture.alt, Markup(with_own_ids(picture.svg, number)))
+        (picture.title, picture.alt, with_own_ids(picture.svg, number))
         for number, picture in enumerate(pictures, start=first)
     ]

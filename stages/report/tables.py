@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MAX_ROWS = 40
+MAX_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,17 @@ def percent(value: float) -> str:
 
 
 def tables_of_summary(stage: str, summary: Mapping[str, Any]) -> list[Table]:
-    """A stage's summary.json as tables: `counts`, `dropped`, then whatever else it holds that is a table.
+    """A stage's summary.json as tables: `counts`, then whatever else it holds that is a table.
 
-    Scalars at the top level join the counts; a mapping of numbers is two columns; a mapping of mappings is a matrix.
+    Scalars at the top level join the counts; a mapping of numbers is two columns; a mapping of mappings is a matrix, its
+    longer side down the page; a list of mappings has a row for each.
     """
     counts = dict(summary.get("counts") or {})
     counts.update({key: value for key, value in summary.items() if _is_scalar(value)})
     tables = [_two_columns(stage, "counts", counts, ("what", "count"))] if counts else []
     for key, value in summary.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            tables.append(_records(stage, key, value))
         if key == "counts" or not isinstance(value, Mapping) or not value:
             continue
         if all(_is_scalar(item) for item in value.values()):
@@ -77,8 +81,19 @@ def _two_columns(stage: str, key: str, values: Mapping[str, Any], header: tuple[
 
 def _matrix(stage: str, key: str, values: Mapping[str, Mapping[str, Any]]) -> Table:
     columns = list(dict.fromkeys(str(name) for row in values.values() for name in row))
-    rows = tuple((words(str(name)), *(_cell(row.get(column)) for column in columns)) for name, row in values.items())
+    cells = {(str(name), column): row.get(column) for name, row in values.items() for column in columns}
+    names = [str(name) for name in values]
+    if len(columns) > max(MAX_COLUMNS, len(names)):
+        cells = {(column, name): cell for (name, column), cell in cells.items()}
+        names, columns = columns, names
+    rows = tuple((words(name), *(_cell(cells[name, column]) for column in columns)) for name in names)
     return _bounded(f"{stage}: {words(key)}", ("", *(words(column) for column in columns)), rows)
+
+
+def _records(stage: str, key: str, values: Sequence[Mapping[str, Any]]) -> Table:
+    columns = list(dict.fromkeys(str(name) for row in values for name in row))
+    rows = tuple(tuple(words(_cell(row.get(column))) for column in columns) for row in values)
+    return _bounded(f"{stage}: {words(key)}", tuple(words(column) for column in columns), rows)
 
 
 def _cell(value: Any) -> str:

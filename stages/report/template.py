@@ -34,7 +34,9 @@ tbody tr > :first-child { color: var(--ink); font-weight: 500; }
 td .mean { font-weight: 600; } td .rest { color: var(--soft); font-size: .75rem; display: block; }
 .wrap td { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 0 2.5rem; align-items: start; }
-.pair > div { min-width: 0; } .pair > .wide { grid-column: 1 / -1; } .pair > .path figure { max-width: 32rem; }
+.pair > div { min-width: 0; }
+.flow { display: flex; flex-wrap: wrap; gap: 0 3.5rem; align-items: flex-start; } .flow > div { max-width: 100%; min-width: 0; }
+.pair > .path figure { max-width: 32rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1.25rem 1.5rem; margin: 1rem 0; }
 .dot { display: inline-block; width: .55rem; height: .55rem; margin: 0 .15rem 0 .6rem; border: 1.5px solid; }
 .dot.full { border-radius: 50%; background: #1f5f8b; border-color: #1f5f8b; } .dot.agent { border-color: #b5651d; }
@@ -88,7 +90,7 @@ TEMPLATE = (
 {% macro pictures(figures) %}
 <div class="figures">
 {% for title, alt, svg in figures %}
-<figure role="img" aria-label="{{ alt }}"><figcaption>{{ title }}</figcaption>{{ svg }}</figure>
+<figure role="img" aria-label="{{ alt }}"><figcaption>{{ title }}</figcaption>{{ svg | safe }}</figure>
 {% endfor %}
 </div>
 {% endmacro %}
@@ -133,16 +135,16 @@ of the last model. Green: a gain with disjoint intervals.</p>
 {{ pictures(training_figures) }}
 
 <h2 id="data">Data</h2>
-<div class="pair">
+<div class="flow">
 {% for table in report.data %}
-<div{{ ' class="wide"' | safe if table.header | length > 3 }}>{{ show(table) }}</div>
+<div>{{ show(table) }}</div>
 {% endfor %}
 </div>
 
 <h2 id="merge">Merge</h2>
-<div class="pair">
+<div class="flow">
 {% for table in report.merge %}
-<div{{ ' class="wide"' | safe if table.header | length > 3 }}>{{ show(table) }}</div>
+<div>{{ show(table) }}</div>
 {% endfor %}
 </div>
 

@@ -39,17 +39,17 @@ class _Head(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NH: Tensor, lm_head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
     ) -> tuple[Tensor, Tensor]:
-        weight_HV = _Operand(lm_head_VH.t())
         dtype = _sum_dtype(hidden_NH)
+        weight_VH = lm_head_VH.to(dtype)
         logprobs_N = torch.empty(len(targets_N), dtype=dtype, device=hidden_NH.device)
         entropy_N = torch.empty_like(logprobs_N)
         for chunk in _chunks(len(targets_N), chunk_tokens):
-            logits_CV = weight_HV.left_product(hidden_NH[chunk]).div_(temperature)
-            log_z_C = logits_CV.logsumexp(dim=1)
-            logprobs_N[chunk] = logits_CV.gather(1, targets_N[chunk, None]).squeeze(1) - log_z_C
-            # H = log Z - sum p x: one more pass, no second [C, V] buffer of log-probabilities
-            probs_CV = torch.exp(logits_CV - log_z_C[:, None])
-            entropy_N[chunk] = log_z_C - (probs_CV * torch.where(probs_CV > 0, logits_CV, 0.0)).sum(dim=1)
+            logits_CV = (hidden_NH[chunk].to(dtype) @ weight_VH.t()).div_(temperature)
+            logprobs_CV = torch.log_softmax(logits_CV, dim=1)
+            logprobs_N[chunk] = logprobs_CV.gather(1, targets_N[chunk, None]).squeeze(1)
+            probs_CV = torch.exp(logprobs_CV, out=logits_CV)
+            logprobs_CV.clamp_(min=torch.finfo(dtype).min)  # 0 * -inf is to be 0; a NaN stays one
+            entropy_N[chunk] = -probs_CV.mul_(logprobs_CV).sum(dim=1)
         ctx.save_for_backward(hidden_NH, lm_head_VH, targets_N)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         ctx.mark_non_differentiable(entropy_N)
@@ -59,28 +59,19 @@ class _Head(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor, _entropy_grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, lm_head_VH, targets_N = ctx.saved_tensors
         dtype = _sum_dtype(hidden_NH)
-        weight_HV, weight_VH = _Operand(lm_head_VH.t()), _Operand(lm_head_VH)
+        weight_VH = lm_head_VH.to(dtype)
         hidden_grad_NH = torch.empty_like(hidden_NH)
-        weight_grad_VH = torch.zeros(lm_head_VH.shape, dtype=dtype, device=lm_head_VH.device)
+        weight_grad_VH = torch.zeros_like(weight_VH)
         for chunk in _chunks(len(targets_N), ctx.chunk_tokens):
-            logits_CV = weight_HV.left_product(hidden_NH[chunk]).div_(ctx.temperature)
+            hidden_CH = hidden_NH[chunk].to(dtype)
+            logits_CV = (hidden_CH @ weight_VH.t()).div_(ctx.temperature)
             scale_C1 = (grad_N[chunk] / ctx.temperature)[:, None]
             # d logprob / d logits = onehot(target) - softmax
             logits_grad_CV = torch.softmax(logits_CV, dim=1).mul_(-scale_C1)
             logits_grad_CV.scatter_add_(1, targets_N[chunk, None], scale_C1)
-            hidden_grad_NH[chunk] = weight_VH.left_product(logits_grad_CV).to(hidden_NH.dtype)
-            weight_grad_VH.addmm_(logits_grad_CV.t(), hidden_NH[chunk].to(dtype))
+            hidden_grad_NH[chunk] = (logits_grad_CV @ weight_VH).to(hidden_NH.dtype)
+            weight_grad_VH.addmm_(logits_grad_CV.t(), hidden_CH)
         return hidden_grad_NH, weight_grad_VH.to(lm_head_VH.dtype), None, None, None
-
-
-class _Operand:
-    """The right factor of products that must come out in float32 (or float64), converted once."""
-
-    def __init__(self, right: Tensor) -> None:
-        self._right = right.to(_sum_dtype(right))
-
-    def left_product(self, left: Tensor) -> Tensor:
-        return left.to(self._right.dtype) @ self._right
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

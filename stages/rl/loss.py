@@ -54,20 +54,22 @@ def policy_loss(
     Raises ValueError for a group id that tokens_per_group lacks or an unknown denominator.
     """
     mask_BT = mask_BT.to(torch.bool)
-    groups = [int(g) for g in (group_ids_B.tolist() if isinstance(group_ids_B, Tensor) else group_ids_B)]
+    group_ids_B = torch.as_tensor(group_ids_B).cpu()
     if tokens_per_group is None:
-        tokens_per_group = _count_tokens(groups, mask_BT)
-    if missing := sorted(set(groups) - set(tokens_per_group)):
+        tokens_per_group = _count_tokens(group_ids_B, mask_BT)
+    present_U, which_B = group_ids_B.unique(return_inverse=True)
+    if missing := [group for group in present_U.tolist() if group not in tokens_per_group]:
         raise ValueError(f"tokens_per_group lacks groups {missing}")
     if denominator == "group":
-        count = len(set(tokens_per_group)) if num_groups is None else num_groups
-        divisors = [max(tokens_per_group[g], 1) * count for g in groups]
+        count = len(tokens_per_group) if num_groups is None else num_groups
+        divisors = [(tokens_per_group[group] or 1) * count for group in present_U.tolist()]
     elif denominator == "batch":
-        divisors = [max(sum(tokens_per_group.values()), 1)] * len(groups)
+        divisors = [sum(tokens_per_group.values()) or 1] * len(present_U)
     else:
         raise ValueError(f"denominator is {denominator!r}; it must be group or batch")
 
-    scale_B = advantages_B.to(torch.float64) / torch.tensor(divisors, dtype=torch.float64, device=advantages_B.device)
+    divisor_B = torch.tensor(divisors, dtype=torch.float64)[which_B].to(advantages_B.device)
+    scale_B = advantages_B.to(torch.float64) / divisor_B
     coefficient_BT = scale_B[:, None].to(logprobs_BT.dtype).expand_as(logprobs_BT)
     if weight_BT is not None:
         coefficient_BT = coefficient_BT * weight_BT.to(logprobs_BT.dtype)
@@ -78,8 +80,8 @@ def policy_loss(
     return LossOutput(loss, int(mask_BT.sum()), int(((coefficient_BT != 0) & mask_BT).sum()))
 
 
-def _count_tokens(groups: Sequence[int], mask_BT: Tensor) -> dict[int, float]:
+def _count_tokens(group_ids_B: Tensor, mask_BT: Tensor) -> dict[int, float]:
     counts: dict[int, float] = {}
-    for group, tokens in zip(groups, mask_BT.sum(dim=1).tolist(), strict=True):
+    for group, tokens in zip(group_ids_B.tolist(), mask_BT.sum(dim=1).tolist(), strict=True):
         counts[group] = counts.get(group, 0) + tokens
     return counts

@@ -1,0 +1,1 @@
+"""sft: the supervised warm-up."""

@@ -18,6 +18,7 @@ class SftConfig(Section):
     )
     warmup_steps: int = Field(ge=0, description="Steps of linear warm-up.")
     max_tokens: int = Field(ge=32, description="Longest prompt plus answer; longer samples are left out and counted.")
+    checkpoint_every_steps: int = Field(ge=1, description="Optimizer steps between checkpoints.")
 
 
 class SftStage(Section):

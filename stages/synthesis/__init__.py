@@ -1,0 +1,1 @@
+"""synthesize, assemble, verify, stratify: verifiable questions from documents."""

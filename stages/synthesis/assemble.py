@@ -199,7 +199,7 @@ def _add_distractors(
             continue
         header = _header_tokens(place.document_id, documents, counter)
         # What would be too little for one more excerpt goes to this one.
-        budget = size if left >= size + header + 2 * _SMALLEST_DISTRACTOR_TOKENS else left
+        budget = size if left >= size + 2 * header + _SMALLEST_DISTRACTOR_TOKENS else left
         budget -= header
         if budget < _SMALLEST_DISTRACTOR_TOKENS // 2:
             continue

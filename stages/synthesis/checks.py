@@ -116,7 +116,7 @@ def question_key(pair: QAPair) -> str:
 
 
 def near_duplicates(samples: Sequence[Sample]) -> dict[str, str]:
-    """id of a later sample -> id of the first one with nearly the same question."""
+    """Maps the id of a later sample to that of the first one with nearly the same question."""
     first: dict[str, str] = {}
     found = {}
     for sample in samples:

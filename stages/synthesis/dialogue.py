@@ -29,7 +29,7 @@ from stages.synthesis.rederive import rederive
 from stages.synthesis.turns import Turn, opening, parse_turns
 
 # Window lengths in characters: (share of the windows, shortest, longest). The last class grows with the corpus.
-_SHORT, _MEDIUM, _LONG = (0.6, 180, 420), (0.9, 420, 750), (1.0, 750, 60_000)
+_SHORT, _MEDIUM, _LONG = (0.6, 160, 380), (0.9, 380, 750), (1.0, 750, 60_000)
 _MIN_TURNS, _MAX_ROUNDS = 3, 4
 _MIN_WORDS, _MAX_WORDS = 3, 25
 _MARKS = frozenset("{}[]<>")  # {vocalsound}, tool output, removed names

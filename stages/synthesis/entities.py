@@ -62,7 +62,7 @@ def _registrant(document: Document) -> Entity | None:
     if not 1 < len(name) <= MAX_NAME_CHARACTERS or name not in previous.text:
         return None
     form, period = _FORM.search(cover), _PERIOD.search(cover)
-    details = ", ".join(part for part in (form and form[1].upper(), period and period[1]) if part)
+    details = ", ".join(part for part in (form and form[1].upper(), period and period[1].title()) if part)
     start = previous.start + previous.text.index(name)
     evidence = None if name in document.title else span_evidence(document, start, start + len(name))
     return Entity(document.id, f"{name} ({details})" if details else name, evidence)

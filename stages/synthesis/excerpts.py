@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ TokenOffsets = Callable[[str], list[tuple[int, int]]]
 
 _MAX_PIECE_CHARACTERS = 240
 _MAX_ORPHAN_CHARACTERS = 120
-_CHARACTERS_PER_TOKEN = 8  # more than any budget needs; bounds how much of a document is looked at
+_CHARACTERS_PER_TOKEN = 5  # about what prose has; bounds how much of a document is looked at
 _SENTENCE_END = re.compile(r"[.!?;]\s+")
 _HEADING = re.compile(r"(#{1,6})[ \t]+\S")
 
@@ -121,8 +120,11 @@ def _soft_end(text: str, core_end: int, position: int) -> int:
 def _pieces(text: str, low: int, high: int, offsets: TokenOffsets) -> list[_Piece]:
     boundaries = cut(text, low, high)
     counts = [0] * (len(boundaries) - 1)
+    piece = 0
     for token_start, _ in offsets(text[low:high]):
-        counts[min(bisect_right(boundaries, low + token_start) - 1, len(counts) - 1)] += 1
+        while piece + 1 < len(counts) and boundaries[piece + 1] <= low + token_start:
+            piece += 1
+        counts[piece] += 1
     pieces = []
     for start, end, tokens in zip(boundaries, boundaries[1:], counts, strict=False):
         match = _HEADING.match(text, start, end) if start == 0 or text[start - 1] == "\n" else None
@@ -149,7 +151,7 @@ def _grow(
     left -= up
     while first > 0 and pieces[first - 1].tokens <= up:
         first, up = first - 1, up - pieces[first - 1].tokens
-    orphans = _orphans(text, pieces[first:core_first])
+    orphans = _orphans(text, pieces[first : core_first + 1])
     left += up + sum(piece.tokens for piece in pieces[first : first + orphans])
     first += orphans
     while last + 1 < len(pieces) and pieces[last + 1].tokens <= left:
@@ -160,7 +162,7 @@ def _grow(
 
 
 def _orphans(text: str, run: Sequence[_Piece]) -> int:
-    """Pieces before the first heading of the run if they are a short remainder, such as a value; else 0."""
+    """How many pieces stand before the run's first heading, if they are a short remainder such as a value; else 0."""
     headed = next((index for index, piece in enumerate(run) if piece.heading_level), 0)
     said = text[run[0].start : run[headed].start] if headed else ""
     return headed if len(said.strip()) <= _MAX_ORPHAN_CHARACTERS else 0

@@ -97,11 +97,7 @@ def _unique_descriptions(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
     unique: defaultdict[str, list[Fact]] = defaultdict(list)
     for fact in naming_facts(facts):
         containing = [text for text in values[fact.key] if fact.text.casefold() in text]
-        if (
-            len(containing) == 1
-            and is_plain_noun(fact.attribute)
-            and fact.text[0].isupper()
-        ):
+        if len(containing) == 1 and is_plain_noun(fact.attribute) and fact.text[0].isupper():
             unique[fact.document_id].append(fact)
     return dict(unique)
 

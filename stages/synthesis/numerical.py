@@ -27,7 +27,7 @@ from stages.synthesis.corpus_table import literal, open_table, select_text
 from stages.synthesis.facts import Fact
 from stages.synthesis.numerical_families import FAMILIES, Draft
 from stages.synthesis.pairs import make_pair
-from stages.synthesis.phrasing import in_unit, table_cell, what_is
+from stages.synthesis.phrasing import in_unit, scale_note, table_cell, what_is
 from stages.synthesis.proofs import fact_row, joint_evidence
 from stages.synthesis.selection import Selection, fill, in_turn, spread_facts, write_selection
 
@@ -89,9 +89,8 @@ def table_note(fact: Fact) -> str:
     assert fact.quantity is not None
     if fact.quantity.unit.startswith("%"):
         return ", in percent"
-    scale = f" ({fact.scale})" if fact.scale else ""
     sign = " (brackets mean a negative number)" if fact.text.lstrip("$").startswith("(") else ""
-    return f", as printed{scale}{sign}"
+    return f", as printed{scale_note(fact)}{sign}"
 
 
 def cell_sql(fact: Fact) -> str:

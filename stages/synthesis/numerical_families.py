@@ -13,7 +13,7 @@ from random import Random
 
 from stages.synthesis.corpus_table import literal
 from stages.synthesis.facts import Fact
-from stages.synthesis.phrasing import attribute_phrase, entity_phrase, in_unit, listed, table_cell
+from stages.synthesis.phrasing import attribute_phrase, entity_phrase, in_unit, listed, scale_note, table_cell
 from stages.synthesis.quantities import plain
 
 ROUNDS = 40  # draws per attribute at most
@@ -183,15 +183,12 @@ def _threshold(values: list[Decimal], chance: Random) -> Decimal | None:
 
 def changes(facts: Sequence[Fact], chance: Random) -> Iterator[Draft]:
     """The later year's value minus the earlier one's: of a heading with years, or of a table's columns."""
-    series: defaultdict[tuple[str, str, str], list[Fact]] = defaultdict(list)
+    series: defaultdict[tuple[str, ...], list[Fact]] = defaultdict(list)
     for fact in facts:
-        if fact.quantity is not None and (year_of(fact) is not None):
-            series[(fact.document_id, fact.attribute, fact.quantity.unit if fact.source == "heading" else "")].append(
-                fact
-            )
+        if year_of(fact) is not None:
+            series[_series(fact)].append(fact)
     pairs = [group for group in series.values() if len(group) > 1]
     chance.shuffle(pairs)
-    pairs.sort(key=lambda group: group[0].source == "heading")  # tables first: the filings' years
     tables = [group for group in pairs if group[0].source == "table"]
     headings = [group for group in pairs if group[0].source == "heading"]
     for group in _alternate(tables, headings):
@@ -201,13 +198,21 @@ def changes(facts: Sequence[Fact], chance: Random) -> Iterator[Draft]:
         yield Draft("change", _change_question(late, early), f"SELECT {_one(late)} - {_one(early)}", (late, early))
 
 
+def _series(fact: Fact) -> tuple[str, ...]:
+    """What two values of different years share: attribute and unit, or the row of one table and the column's words."""
+    assert fact.quantity is not None
+    if fact.source == "heading":
+        return (fact.document_id, fact.attribute, fact.quantity.unit)
+    words = "".join(character for character in fact.period if character.isalpha() or character == "%")
+    return (fact.document_id, fact.group, words, "%" if fact.quantity.unit.startswith("%") else "")
+
+
 def _change_question(late: Fact, early: Fact) -> str:
     minus = "the later minus the earlier figure"
     if late.source == "table":
-        scale = f" ({late.scale})" if late.scale else ""
         return (
             f"{late.entity}: what is the number in {table_cell(late)} minus the number in the same row, "
-            f'column "{early.period}", as printed{scale}?'
+            f'column "{early.period}", as printed{scale_note(late)}?'
         )
     return (
         f"By how much did the figure for {late.attribute} of {entity_phrase(late.entity)} change from {early.period} "

@@ -8,6 +8,7 @@ from stages.synthesis.facts import Fact
 
 _WITH_ARTICLE = re.compile(r"(?:United |Netherlands$|Philippines$|DRC$|.* (?:Islands|Republic|Union|Emirates)$)")
 _HEAD_END = re.compile(r" (?:of|per|in|by|from|at) | - |,| \(")
+_OUTSIDE_SCALE = re.compile(r"shares?\b|stock units|per |number|percent|%|ratio|rate|years?\b(?! ended)", re.IGNORECASE)
 _MAGNITUDES = ("thousand", "million", "billion", "trillion")
 _NOT_PLURAL = ("ss", "us", "is", "ics")
 
@@ -29,7 +30,9 @@ def attribute_phrase(fact: Fact) -> str:
 def is_plain_noun(attribute: str) -> bool:
     """True if "What is the <attribute>" is English: singular and without a remark in brackets."""
     head = _HEAD_END.split(attribute, maxsplit=1)[0]
-    return "(" not in attribute and " - " not in attribute and not (head.endswith("s") and not head.endswith(_NOT_PLURAL))
+    return (
+        "(" not in attribute and " - " not in attribute and not (head.endswith("s") and not head.endswith(_NOT_PLURAL))
+    )
 
 
 def what_is(fact: Fact) -> str:
@@ -55,6 +58,13 @@ def in_unit(unit: str) -> str:
 def table_cell(fact: Fact) -> str:
     """Where a cell stands: 'row "Net income", column "2024"'."""
     return f'row "{fact.attribute}", column "{fact.period}"'
+
+
+def scale_note(fact: Fact) -> str:
+    """The scale of a cell's table, " (in millions)"; nothing where the row or column may be outside of it (shares)."""
+    if not fact.scale or _OUTSIDE_SCALE.search(f"{fact.attribute} {fact.period}"):
+        return ""
+    return f" ({fact.scale})"
 
 
 def which_name(fact: Fact) -> str:

@@ -107,8 +107,7 @@ def rederive_path(qa: QAPair, text_of: TextOf) -> str | None:
 
 def _select(hop: Row, qa: QAPair, text_of: TextOf) -> str | None:
     """An item of a list: "Libya 989 km; Mali 1,359 km" by its number, the largest or the smallest."""
-    text = row_text(hop["row"], qa, text_of)
-    items = parse_list(text) if text is not None else None
+    items = parse_list(hop["row"]["value"]) if row_holds(hop["row"], qa, text_of) else None
     item = choose(items, hop["by"], hop.get("value")) if items else None
     return item.name if item is not None else None
 

@@ -7,9 +7,8 @@ Departure: the paper checks all with a strong model; here it is the base model i
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +90,15 @@ def programmatic(samples: Sequence[Sample], documents: DocumentStore) -> tuple[l
 
 
 def draw_spread(samples: Sequence[Sample], per_task: int, seed: int) -> list[Sample]:
-    """At most `per_task` samples of each task, from its generators in turn."""
+    """At most `per_task` samples of each task: one of every generator, the rest in the generators' proportion."""
     drawn: list[Sample] = []
     for task in TaskType:
-        by_generator: defaultdict[str, list[Sample]] = defaultdict(list)
-        for sample in samples:
-            if sample.task_type is task:
-                by_generator[sample.generator].append(sample)
-        for name in by_generator:
-            rng(seed, "verify", "draw", task, name).shuffle(by_generator[name])
-        in_turn = [
-            sample
-            for layer in zip_longest(*(by_generator[name] for name in sorted(by_generator)))
-            for sample in layer
-            if sample is not None
-        ]
-        drawn += in_turn[:per_task]
+        waiting = sorted((sample for sample in samples if sample.task_type is task), key=lambda sample: sample.id)
+        rng(seed, "verify", "draw", task).shuffle(waiting)
+        first = list({sample.generator: sample for sample in reversed(waiting)}.values())
+        first.sort(key=lambda sample: sample.generator)
+        taken = {sample.id for sample in first}
+        drawn += [*first, *(sample for sample in waiting if sample.id not in taken)][:per_task]
     return drawn
 
 

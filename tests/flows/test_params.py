@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.catalog import CATALOG, stage_spec
+from flows.corpus import check_corpus
 from flows.params import (
     HandEditsError,
     apply_sets,
-    check_corpus,
     check_params,
     hand_edits,
     list_profiles,
@@ -22,7 +23,7 @@ from flows.params import (
     switch_profile,
     write_params,
 )
-from flows.schema import described_fields, describe_type
+from flows.schema import describe_type, described_fields
 from flows.yaml_io import dump_yaml, edit_values, flatten, parse_yaml
 from stages.common.errors import ConfigError, InputError
 
@@ -160,7 +161,7 @@ def test_every_profile_is_complete_and_valid(name: str) -> None:
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="no profile 'tinny'. Did you mean 'tiny'"):
+    with pytest.raises(ConfigError, match=r"no profile 'tinny'\. Did you mean 'tiny'"):
         profile_params("tinny")
 
 
@@ -178,6 +179,11 @@ def test_switching_the_profile_keeps_hand_edits_unless_told(path: Path, params: 
     assert load_params(path) == profile_params("plumbing")
     assert not switch_profile(path, "plumbing")
     assert switch_profile(path, "tiny")
+    path.write_text("broken: [")
+    with pytest.raises(ConfigError, match="line 1"):
+        switch_profile(path, "tiny")
+    assert switch_profile(path, "tiny", discard_edits=True)
+    assert load_params(path) == params
 
 
 # --- changes
@@ -308,3 +314,23 @@ def test_types_are_described_in_words() -> None:
     assert describe_type(fields["rl.stage1.learning_rate"]) == "a number, greater than 0, at most 1"
     assert describe_type(fields["train.compute_dtype"]) == "one of float32, bfloat16"
     assert set(fields) <= set(flatten(profile_params("tiny"))) | {key for key in fields if key.endswith("_per_task")}
+
+
+def test_files_that_dvc_cannot_hash_are_listed_before_anything_runs(params: dict[str, Any], tmp_path: Path) -> None:
+    params["ingest"]["sources"] = "mine"
+    folder = tmp_path / "mine"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "good.txt").write_text("text")
+    (folder / "sub" / "link.txt").symlink_to("nowhere")
+    (folder / "sub" / ".dvcignore").write_text("x")
+    os.mkfifo(folder / "pipe")
+    Path(os.fsdecode(bytes(folder) + b"/\xff.txt")).write_text("text")
+    with pytest.raises(InputError) as caught:
+        check_corpus(params, tmp_path)
+    lines = sorted(line.strip() for line in str(caught.value).splitlines()[1:-1])
+    assert lines == [
+        "\\udcff.txt: its name is not UTF-8",
+        "pipe: neither a file nor a folder",
+        "sub/.dvcignore: a .dvcignore is allowed at the top of the project only",
+        "sub/link.txt: a link to nothing",
+    ]

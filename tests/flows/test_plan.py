@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from toy_project import Toy
 
+from flows import dvc_graph
 from flows.plan import Reason, discard_hand_edits, edited_files, make_plan, require_unedited, select, stage_fingerprint
 from flows.plan_table import render_plan
 from flows.yaml_io import read_yaml
@@ -289,6 +291,13 @@ def test_a_plan_can_be_made_while_a_stage_runs(made: Toy) -> None:
         go_on.write_text("done\n")
         assert running.wait(60) == 0
     assert made.actions() == {"a": "skip", "b": "skip", "c": "run"}
+
+
+def test_a_plan_can_be_made_while_dvc_holds_its_global_lock(made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dvc_graph, "_LOCK_WAIT_SECONDS", 0.0)
+    with (made.root / ".dvc/tmp/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert set(made.actions().values()) == {"skip"}
 
 
 def test_another_torch_version_is_a_warning_for_a_skipped_stage(made: Toy) -> None:

@@ -20,7 +20,8 @@ _ADJECTIVES = ["amber", "ancient", "bold", "brave", "brisk", "calm", "clever", "
 _NOUNS = ["anchor", "apple", "badge", "basket", "beacon", "bridge", "button", "candle", "canyon", "carpet", "castle", "cherry", "compass", "copper", "cradle", "desert", "dragon", "engine", "falcon", "feather", "forest", "garden", "glacier", "hammer", "harbor", "island", "jacket", "kettle", "lantern", "lemon", "marble", "meadow", "mirror", "needle", "orchid", "paddle", "pepper", "pillow", "planet", "pocket", "ribbon", "river", "saddle", "shadow", "spider", "summit", "temple", "thunder", "tunnel", "velvet"]
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|\n+")
 _GROWTH_TRIES = 12  # characters that the hay may grow to fill the last tokens
-_SEARCH_CHARACTERS = 400  # how far from its depth the needle may move to stand between sentences
+# How far the needle may move from its depth to stand between sentences: in a short hay a tenth of it.
+_SEARCH_CHARACTERS, _SEARCH_SHARE = 400, 0.1
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _hide(hay: str, sentence: str, depth: float) -> tuple[str, int]:
 
 def _between_sentences(text: str, wanted: int) -> int:
     """The sentence boundary nearest to a place: the text's ends count, a far one gives way to a word boundary."""
-    low, high = max(0, wanted - _SEARCH_CHARACTERS), min(len(text), wanted + _SEARCH_CHARACTERS)
+    reach = min(_SEARCH_CHARACTERS, int(len(text) * _SEARCH_SHARE))
+    low, high = max(0, wanted - reach), min(len(text), wanted + reach)
     ends = [match.end() for match in _SENTENCE_END.finditer(text, low, high)]
     ends += [edge for edge in (0, len(text)) if low <= edge <= high]
     if ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from functools import partial
 
@@ -12,6 +13,8 @@ from stages.common.records import AnswerKind, Category, Sample, TaskType
 from stages.common.seeds import derive_seed, rng
 from stages.common.storage import DocumentStore
 from stages.evaluation.base import Mode, Question
+
+_log = logging.getLogger(__name__)
 
 _CHARACTERS_PER_TOKEN = 6  # more than prose has, so that the first try is mostly enough
 _MOST_CHARACTERS_PER_TOKEN = 64
@@ -32,6 +35,8 @@ def needle_questions(
     """
     hay_ids = [document_id for document_id in documents if document_id.startswith(f"{Category.GENERAL.value}/")]
     if not hay_ids:
+        if questions:
+            _log.warning("needle/%d: no question could be made, the corpus has no general documents", tokens)
         return []
     made = []
     for number in range(questions):

@@ -150,24 +150,40 @@ def build_inputs(root: Path) -> dict[str, Path]:
             "formats": {"markdown": 54, "csv": 5, "text": 11, "python": 4},
         },
         "assemble": {
-            "counts": {"samples": 1062, "dropped": 38},
+            "counts": {"samples": 1062, "dropped": 38, "documents": 74},
             "dropped": {"context_too_small": 38},
-            "tasks": {task: 200 + i for i, task in enumerate(TASKS)},
+            "samples_per_task": {task: 200 + i for i, task in enumerate(TASKS)},
+            "context_tokens": {"min": 300, "mean": 398.1, "median": 400, "max": 480},
+            "documents_per_context": 4.31,
         },
         "verify": {
-            "counts": {"kept": 950, "model_checked": 100, "dropped": 112},
-            "dropped": {"answerable_without_documents": 9, "evidence_not_found": 3},
+            "counts": {"samples": 1062, "kept": 950, "model_checked": 100, "dropped": 112},
+            "dropped": {"answered_without_documents": 9, "evidence_mismatch": 3},
+            "tasks": {
+                task: {"samples": 200, "kept": 190, "model_checked": 20, "closed_book_mean": 0.05, "pass_rate": None}
+                for task in TASKS
+            },
         },
         "stratify": {
-            "counts": {"train": 60, "sft": 170, "heldout": 196},
-            "dropped": {},
-            "bins": {task: {"0.00-0.25": 8, "0.25-0.50": 2, "0.50-0.75": 1, "0.75-1.00": 1} for task in TASKS},
+            "counts": {"samples": 950, "train": 60, "sft": 170, "heldout": 196, "shortfall": 4},
+            "shortfalls": [{"split": "sft", "task": "dialogue_memory", "found": 6, "wanted": 10}],
+            "splits": {split: dict.fromkeys(TASKS, 12) for split in ("heldout", "train", "sft")},
+            "generators": {split: {f"rule_{i}": i for i in range(9)} for split in ("heldout", "train", "sft")},
         },
     }
+    inputs["bins"] = root / "bins.json"
+    edges = [0.0, 0.25, 0.5, 0.75, 1.0]
+    write_json(inputs["bins"], {t: {"edges": edges, "available": [80, 2, 1, 3], "drawn": [8, 2, 1, 1]} for t in TASKS})
     for name, summary in summaries.items():
         inputs[name] = root / name / "summary.json"
         write_json(inputs[name], summary)
     return inputs
+
+
+@pytest.fixture(scope="session")
+def shared_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For tests that only read."""
+    return build_inputs(tmp_path_factory.mktemp("report") / "inputs")
 
 
 @pytest.fixture

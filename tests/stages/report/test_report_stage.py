@@ -24,6 +24,11 @@ def report(inputs: dict[str, Path], out: Path, examples: int = 2, title: str = "
     return (out / "report.md").read_text(encoding="utf-8"), (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def rendered(shared_inputs, tmp_path_factory) -> tuple[str, str]:
+    return report(shared_inputs, tmp_path_factory.mktemp("rendered"))
+
+
 class Page(HTMLParser):
     """Tags with their attributes, the text, and whether every tag was closed in order."""
 
@@ -54,8 +59,8 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_headline_names_updates_scores_and_what_is_more_than_chance(report_inputs, tmp_path):
-    markdown, html = report(report_inputs, tmp_path / "out")
+def test_headline_names_updates_scores_and_what_is_more_than_chance(rendered):
+    markdown, html = rendered
     assert "Trained in 50 updates: sft 40, stage1 2, stage2 2, stage3 2, memory 2, stage4 2" in markdown
     # base: (0.12 + 4 x 0.10) / 5; stage4: (0.75 + 4 x 0.66) / 5
     assert "base 10.4 %" in markdown
@@ -63,8 +68,8 @@ def test_headline_names_updates_scores_and_what_is_more_than_chance(report_input
     assert "base and sft: disjoint 95 % intervals on 1 of 9 benchmarks: numerical 12.0 → 75.0." in html
 
 
-def test_tables_give_mean_interval_and_n_for_both_modes(report_inputs, tmp_path):
-    markdown, html = report(report_inputs, tmp_path / "out")
+def test_tables_give_mean_interval_and_n_for_both_modes(rendered):
+    markdown, html = rendered
     assert r"| numerical | 12.0 \[5, 19\] n=100 | 75.0 \[66, 84\] n=100 |" in markdown
     assert "### Scores, memory agent" in markdown
     # lengths in numeric order although the file has 512 first
@@ -72,43 +77,43 @@ def test_tables_give_mean_interval_and_n_for_both_modes(report_inputs, tmp_path)
     assert '<span class="mean">75.0</span><span class="rest">[66, 84] n=100</span>' in html
 
 
-def test_data_card_shows_drops_bins_and_merge(report_inputs, tmp_path):
-    markdown, _ = report(report_inputs, tmp_path / "out")
+def test_data_card_shows_drops_bins_and_merge(rendered):
+    markdown, _ = rendered
     assert "| not utf8 | 1 |" in markdown
     assert "| academic | 10 | 0 | 0 |" in markdown
-    assert "| answerable without documents | 9 |" in markdown
-    assert "| numerical | 8 | 2 | 1 | 1 |" in markdown
+    assert "| answered without documents | 9 |" in markdown
+    assert "|  | 0 to 0.25 | 0.25 to 0.5 | 0.5 to 0.75 | 0.75 to 1 |" in markdown
+    assert "| numerical | 8 of 80 | 2 of 2 | 1 of 1 | 1 of 3 |" in markdown
+    assert "| sft | dialogue memory | 6 | 10 |" in markdown
+    assert "| rule 8 | 8 | 8 | 8 |" in markdown  # nine columns do not fit: turned
     assert "| weight stage3 | 0.61 |" in markdown
     assert r"| model.layers.8.mlp.up\_proj.weight | 0.000108 / 9.1e-06 | 0.6 / 0.4 | 0.2 |" in markdown
 
 
-def test_equal_inputs_give_equal_bytes_and_nothing_volatile(report_inputs, tmp_path):
-    report(report_inputs, tmp_path / "one")
-    report(report_inputs, tmp_path / "two")
+def test_equal_inputs_give_equal_bytes_and_nothing_volatile(rendered, shared_inputs, tmp_path):
+    assert report(shared_inputs, tmp_path) == rendered
     for name in ("report.md", "report.html"):
-        first = (tmp_path / "one" / name).read_bytes()
-        assert first == (tmp_path / "two" / name).read_bytes()
-        assert str(tmp_path).encode() not in first
+        first = (tmp_path / name).read_bytes()
+        assert str(shared_inputs["merge"].parent).encode() not in first
         assert importlib.metadata.version("matplotlib").encode() not in first
         assert not re.search(rb"20\d\d-\d\d-\d\d", first)
 
 
-def test_a_new_process_writes_the_same_bytes(report_inputs, tmp_path):
+def test_a_new_process_writes_the_same_bytes(rendered, shared_inputs, tmp_path):
     """Hash randomisation must not reach the SVGs."""
-    _, here = report(report_inputs, tmp_path / "one")
     code = (
         "import sys, json; from pathlib import Path; from stages.report.config import *; from stages.report.report import run\n"
         "inputs = {k: Path(v) for k, v in json.loads(sys.argv[1]).items()}; out = Path(sys.argv[2]); out.mkdir()\n"
         "run(ReportStage(report=ReportConfig(title='a <run> & more', examples_per_task=2)), inputs, out, out, print)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    named = json.dumps({name: str(path) for name, path in report_inputs.items()})
+    named = json.dumps({name: str(path) for name, path in shared_inputs.items()})
     subprocess.run([sys.executable, "-c", code, named, str(tmp_path / "two")], check=True)
-    assert (tmp_path / "two" / "report.html").read_text(encoding="utf-8") == here
+    assert (tmp_path / "two" / "report.html").read_text(encoding="utf-8") == rendered[1]
 
 
-def test_page_loads_nothing_and_runs_nothing(report_inputs, tmp_path):
-    _, html = report(report_inputs, tmp_path / "out")
+def test_page_loads_nothing_and_runs_nothing(rendered):
+    _, html = rendered
     page = Page(html)
     assert page.misnested == []
     assert page.open == []
@@ -124,8 +129,8 @@ def test_page_loads_nothing_and_runs_nothing(report_inputs, tmp_path):
     assert ("meta", "default-src 'none'; style-src 'unsafe-inline'") in [(t, a.get("content")) for t, a in page.tags]
 
 
-def test_hostile_predictions_stay_text(report_inputs, tmp_path):
-    markdown, html = report(report_inputs, tmp_path / "out")
+def test_hostile_predictions_stay_text(rendered):
+    markdown, html = rendered
     assert "<script>alert(1)</script>" in "".join(Page(html).text)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     for text in (markdown, html):
@@ -137,8 +142,8 @@ def test_hostile_predictions_stay_text(report_inputs, tmp_path):
     assert line.endswith("new line````")
 
 
-def test_ids_are_unique_over_all_figures(report_inputs, tmp_path):
-    _, html = report(report_inputs, tmp_path / "out")
+def test_ids_are_unique_over_all_figures(rendered):
+    _, html = rendered
     ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
     used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
     assert len(ids) == len(set(ids))
@@ -146,8 +151,8 @@ def test_ids_are_unique_over_all_figures(report_inputs, tmp_path):
     assert html.count("<svg") == 15
 
 
-def test_title_is_escaped(report_inputs, tmp_path):
-    markdown, html = report(report_inputs, tmp_path / "out")
+def test_title_is_escaped(rendered):
+    markdown, html = rendered
     assert markdown.startswith("# a &lt;run&gt; &amp; more\n")
     assert "<h1>a &lt;run&gt; &amp; more</h1>" in html
 
@@ -174,6 +179,7 @@ def test_a_stage_switched_off_and_missing_metrics_are_dashes(report_inputs, tmp_
 
 
 def test_every_metric_missing_still_gives_a_report(report_inputs, tmp_path):
+    report_inputs["bins"].write_text("{}", encoding="utf-8")
     for name, path in report_inputs.items():
         if name.startswith("metrics_"):
             path.write_text("", encoding="utf-8")
@@ -189,6 +195,17 @@ def test_every_metric_missing_still_gives_a_report(report_inputs, tmp_path):
 def test_damaged_scores_name_the_file(report_inputs, tmp_path, content):
     (report_inputs["evaluate_merge"] / "scores.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"merge.scores\.json.*run again"):
+        report(report_inputs, tmp_path / "out")
+
+
+def test_damaged_bins_name_the_file_and_the_field(report_inputs, tmp_path):
+    report_inputs["bins"].write_text('{"numerical": {"edges": [0, 1], "available": 3, "drawn": [1]}}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"bins\.json: available: .*list"):
+        report(report_inputs, tmp_path / "out")
+    report_inputs["bins"].write_text(
+        '{"numerical": {"edges": [0, 1], "available": [3, 4], "drawn": [1]}}', encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=r"bins\.json: .*one number for every bin"):
         report(report_inputs, tmp_path / "out")
 
 

@@ -1,0 +1,57 @@
+"""memory_rl: the memory expert, trained from stage 3 on whole trajectories (paper section 2.3, recipe section 4).
+
+The same stage as full-context RL, with another rollout source: an advantage belongs to a trajectory (scope `group`, the
+paper's Eq. 3) and reaches all its turns; `turn_weighting` says how the turns share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stages.common.metrics import Emit
+from stages.common.records import Sample
+from stages.common.storage import DocumentStore
+from stages.engines.base import RolloutEngine
+from stages.memory.rollout import MemoryRolloutSource
+from stages.rl.config import MemoryRLStage
+from stages.rl.rollout import RolloutSource
+from stages.rl.stage import StageSettings, run_stage
+from stages.rl.train import TrainPlan
+
+
+def run(
+    config: MemoryRLStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit
+) -> dict[str, int]:
+    """Train `inputs["parent"]` as a memory agent; writes what rl@stageN writes, raises what it raises."""
+    memory, shared = config.memory_rl, config.shared
+
+    def make_source(engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int) -> RolloutSource:
+        return MemoryRolloutSource(
+            engine,
+            documents,
+            memory.agent,
+            group_size=group_size,
+            temperature=shared.temperature,
+            top_p=shared.top_p,
+            seed=seed,
+        )
+
+    def choose(
+        samples: Sequence[Sample], _documents: DocumentStore, _engine: RolloutEngine
+    ) -> tuple[list[Sample], int]:
+        # The agent reads chunk by chunk: only the document's length is bounded, not a prompt's.
+        kept = [sample for sample in samples if sample.context_tokens <= memory.max_input_tokens]
+        return kept, len(samples) - len(kept)
+
+    settings = StageSettings(
+        plan=TrainPlan(memory.steps, memory.agent.answer_tokens, memory.std_scope, memory.turn_weighting),
+        learning_rate=memory.learning_rate,
+        filter_prompts=memory.filter_prompts,
+        filter_rollouts=memory.filter_rollouts,
+        max_input_tokens=memory.max_input_tokens,
+    )
+    identity = config.model_dump_json()
+    return run_stage(
+        settings, shared, config.train, config.seed, identity, make_source, choose, inputs, out_dir, state_dir, emit
+    )

@@ -1,0 +1,101 @@
+"""The numbers of a training step, by the keys of design section 4, and a few rollouts for reading."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.rl.aepo import batch_entropy, token_entropy
+from stages.rl.batch import Batch, engine_logprobs, k3_kl
+from stages.rl.packing import PackedRow, unshared_tokens
+from stages.rl.policy import StepStats
+
+EXCERPT_GROUPS = 5  # groups per step that are kept for reading
+EXCERPT_CHARACTERS = 2000
+
+
+def step_metrics(
+    batch: Batch,
+    rows: Sequence[PackedRow],
+    advantages_B: Tensor,
+    entropy_BT: Tensor,
+    stats: StepStats,
+    masking: bool,
+    times: Mapping[str, float],
+) -> dict[str, float]:
+    """Metrics of one update. Values that are not finite (a skipped update) are left out."""
+    tokens_B = batch.tokens_B.double()
+    row_tokens = sum(row.num_tokens for row in rows)
+    values: dict[str, float] = {
+        "reward/mean": float(batch.rewards_B.mean()),
+        "entropy/seq_mean": batch_entropy(entropy_BT, batch.mask_BT),
+        "entropy/token_mean": token_entropy(entropy_BT, batch.mask_BT),
+        "aepo/masking": float(masking),
+        "aepo/negatives_masked": float((advantages_B < 0).sum()) if masking else 0.0,
+        "loss/policy": stats.loss,
+        "grad_norm": stats.grad_norm,
+        "len/response/mean": float(tokens_B.mean()),
+        "len/response/p95": percentile(batch.tokens_B.tolist(), 0.95),
+        "len/response/max": float(tokens_B.max()),
+        "len/truncated_frac": float(batch.truncated_B.double().mean()),
+        "perf/unique_token_frac": row_tokens / unshared_tokens(batch.groups),
+        "perf/tokens_per_s": row_tokens / times["train"],
+        **{f"time/{name}_s": seconds for name, seconds in times.items()},
+    }
+    for task in sorted(set(batch.tasks)):
+        mine_B = torch.tensor([other == task for other in batch.tasks])
+        values[f"reward/{task}/mean"] = float(batch.rewards_B[mine_B].mean())
+        values[f"adv/std/{task}"] = float(advantages_B[mine_B].std(unbiased=False))
+    first, raw_N = rows[0], stats.scores[0].raw_logprobs_N
+    if raw_N is not None:
+        engine_N = engine_logprobs(batch, first.rollout_index_N, first.token_index_N)
+        values["mismatch/k3_kl"] = k3_kl(raw_N.cpu(), engine_N)
+    if any(len(rollout.segments) > 1 or "turns" in rollout.counters for rollout in batch.rollouts):
+        counts = [rollout.counters for rollout in batch.rollouts]
+        values["memory/turns"] = sum(len(rollout.segments) for rollout in batch.rollouts) / len(batch.rollouts)
+        values["memory/parse_failures"] = float(sum(count.get("parse_failures", 0) for count in counts))
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """Nearest-rank percentile."""
+    ordered = sorted(values)
+    return float(ordered[max(0, math.ceil(fraction * len(ordered)) - 1)])
+
+
+def peak_memory_gb() -> float:
+    """Peak of the GPU's allocations, or of the process's resident memory, in 2^30 bytes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def excerpt(step: int, batch: Batch, advantages_B: Tensor) -> list[dict[str, Any]]:
+    """The first and the last rollout of some groups, for reading."""
+    lines, place = [], 0
+    for group in batch.groups[:EXCERPT_GROUPS]:
+        for member in (0, len(group.rollouts) - 1):
+            rollout = group.rollouts[member]
+            lines.append(
+                {
+                    "step": step,
+                    "sample_id": group.sample_id,
+                    "task_type": group.task_type,
+                    "rollout": member,
+                    "text": rollout.text[:EXCERPT_CHARACTERS],
+                    "reward": rollout.reward,
+                    "advantage": float(advantages_B[place + member]),
+                    "response_tokens": rollout.num_response_tokens,
+                    "segments": len(rollout.segments),
+                    "truncated": rollout.truncated,
+                }
+            )
+        place += len(group.rollouts)
+    return lines

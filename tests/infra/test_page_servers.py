@@ -1,0 +1,118 @@
+"""Servers of a tree: shared by their holders, gone with the last one. A small HTTP server stands for the big ones."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.errors import InfraError
+from infra.servers import ServerSpec, check_prefect_reachable, free_port, hold, mlflow_spec, prefect_spec, running_server
+from infra.settings import load_settings
+
+SMALL = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"ok")
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def small(folder: Path, code: str = SMALL) -> ServerSpec:
+    return ServerSpec(
+        name="Small",
+        folder=folder,
+        log=folder / "log" / "small.log",
+        arguments=("-c", code),
+        environment={},
+        health_path="/health",
+        preferred_port=0,
+    )
+
+
+def wait_for(condition, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def test_server_is_shared_and_ends_with_its_last_holder(tmp_path):
+    spec = small(tmp_path)
+    with hold(spec) as first:
+        first.wait_until_healthy(20.0)
+        with hold(spec) as second:
+            assert second.port == first.port
+        assert running_server(spec) is not None
+        second.wait_until_healthy(5.0)
+    wait_for(lambda: not first.is_alive())
+    assert running_server(spec) is None
+    with hold(spec) as third:
+        third.wait_until_healthy(20.0)
+
+
+def test_killed_holder_lets_go(tmp_path):
+    code = (
+        "import sys, os; sys.path.insert(0, {repo!r}); from pathlib import Path\n"
+        "from tests.infra.test_page_servers import small\nfrom infra.servers import hold\n"
+        "with hold(small(Path({folder!r}))) as server:\n"
+        "    server.wait_until_healthy(20.0); os.kill(os.getpid(), 9)"
+    ).format(repo=str(Path(__file__).parents[2]), folder=str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    wait_for(lambda: running_server(small(tmp_path)) is None)
+
+
+def test_server_that_dies_at_its_start_is_told_with_the_end_of_its_log(tmp_path):
+    with hold(small(tmp_path, "raise SystemExit('no such database')")) as server:
+        with pytest.raises(InfraError, match="(?s)ended at its start.*no such database"):
+            server.wait_until_healthy(20.0)
+
+
+def test_server_that_never_answers_is_given_up(tmp_path):
+    with (
+        hold(small(tmp_path, "import time; time.sleep(60)")) as server,
+        pytest.raises(InfraError, match="did not answer within"),
+    ):
+        server.wait_until_healthy(0.5)
+
+
+def test_pid_file_that_names_another_process_is_not_believed(tmp_path):
+    (tmp_path / "server.json").write_text(f'{{"port": 1, "pid": {psutil.Process().pid}}}')
+    assert running_server(small(tmp_path)) is None
+    (tmp_path / "server.json").write_text("half a li")
+    assert running_server(small(tmp_path)) is None
+
+
+def test_taken_port_is_replaced_by_a_free_one():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+
+
+def test_prefect_of_the_user_that_is_down_is_an_error_with_a_remedy():
+    with pytest.raises(InfraError, match=r"127\.0\.0\.1:9/api \(PREFECT_API_URL\) does not answer.*unset"):
+        check_prefect_reachable("http://127.0.0.1:9/api")
+
+
+def test_prefect_home_and_database_lie_in_the_tree(tmp_path):
+    environment = prefect_spec(load_settings(tmp_path, {})).environment
+    assert environment["PREFECT_HOME"] == str(tmp_path / ".state" / "prefect")
+    assert environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"].endswith("/.state/prefect/prefect.db")
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert "PREFECT_API_URL" not in environment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_spec", [prefect_spec, mlflow_spec])
+def test_real_servers_start_and_stop(tmp_path, make_spec):
+    spec = make_spec(load_settings(tmp_path, {}))
+    with hold(spec) as server:
+        server.wait_until_healthy()
+    wait_for(lambda: not server.is_alive())

@@ -1,0 +1,201 @@
+"""Turns in the three dialogue forms, windows, and questions whose answers are read off by hand."""
+
+from itertools import pairwise
+
+import pytest
+from sample_corpus import doc, ingested
+
+from stages.common.errors import InputError, NotEnoughDataError
+from stages.common.records import AnswerKind, Category, QAPair, Span, TaskType
+from stages.common.storage import read_records
+from stages.synthesis import dialogue
+from stages.synthesis.config import SynthesizeStage
+from stages.synthesis.dialogue import askable, cut_windows, make_questions, ordinal
+from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
+from stages.synthesis.turns import Turn, opening, parse_turns
+
+MEETING = "# Meeting 7\n\n" + "".join(
+    f"[{number}] {speaker}: {text}\n"
+    for number, (speaker, text) in enumerate(
+        [
+            ("The Chair (Ann Lee (York, Lib.))", "We will start with the budget today."),
+            ("Marketing", "I think we need more money for advertising."),
+            ("Designer", "The yellow case: it was too expensive last time."),
+            ("Marketing", "Nobody asked for a yellow case anyway."),
+            ("The Chair (Ann Lee (York, Lib.))", "Please let the designer finish his report."),
+            ("Designer", "Rubber would be cheaper than the plastic one."),
+        ]
+    )
+)
+
+
+def conversation(name="m7", text=MEETING, title="Meeting 7"):
+    return doc(name, text, Category.DIALOGUES, title)
+
+
+def test_numbered_turns_with_brackets_and_colons():
+    turns = parse_turns(MEETING)
+    assert [turn.speaker for turn in turns][:3] == ["The Chair (Ann Lee (York, Lib.))", "Marketing", "Designer"]
+    assert turns[2].text == "The yellow case: it was too expensive last time."
+    assert MEETING[turns[2].start : turns[2].end] == "[2] Designer: " + turns[2].text
+    assert MEETING[turns[2].text_start : turns[2].end] == turns[2].text
+
+
+def test_roles_and_turns_of_several_lines():
+    text = "# Session 1\n\nuser: Hello there.\nassistant: Two flights:\nDeparture: 14:00\n- cheap\n\n# Session 2\n\nuser: Bye\n"
+    turns = parse_turns(text)
+    assert [(turn.speaker, turn.text) for turn in turns] == [
+        ("user", "Hello there."),
+        ("assistant", "Two flights:\nDeparture: 14:00\n- cheap"),
+        ("user", "Bye"),
+    ]
+    assert [turn.is_one_line for turn in turns] == [True, False, True]
+
+
+def test_names_must_speak_twice_and_empty_turns_are_kept():
+    turns = parse_turns("Ann: hello\nBob: \nAnn: well\nNote: not a speaker\nBob: yes\n")
+    assert [(turn.speaker, turn.text) for turn in turns] == [
+        ("Ann", "hello"),
+        ("Bob", ""),
+        ("Ann", "well\nNote: not a speaker"),
+        ("Bob", "yes"),
+    ]
+
+
+def test_a_text_without_turns_has_none():
+    assert parse_turns("Just prose.\n\nMore prose.") == []
+    assert parse_turns("") == []
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (22, "22nd")]
+)
+def test_ordinals(number, word):
+    assert ordinal(number) == word
+
+
+def test_askable_turns_are_plain_and_of_moderate_length():
+    def turn(text):
+        return Turn("x", text, 0, 0, len(text))
+
+    assert askable(turn("We need more money"))
+    assert not askable(turn("Uh no"))
+    assert not askable(turn("{vocalsound} we need more money"))
+    assert not askable(turn("word " * 26))
+    assert not askable(turn("We need\nmore money"))
+
+
+def test_openings_ignore_case_and_punctuation():
+    assert opening("Can, I get a latte?", 2) == "can i" == opening("can I have", 2)
+
+
+def questions_of(text, count=40):
+    return make_questions([conversation(text=text)], count, seed=3)
+
+
+def test_the_answer_is_the_string_and_the_turn():
+    for pair in questions_of(MEETING):
+        if pair.proof["kind"] == "mrcr":
+            window = MEETING[pair.proof["window"]["start"] : pair.proof["window"]["end"]]
+            said = pair.answer.removeprefix(pair.proof["prefix"])
+            assert pair.answer_kind is AnswerKind.SEQUENCE
+            assert 10 <= len(pair.proof["prefix"]) <= 12
+            assert pair.proof["prefix"].isalnum()
+            assert pair.proof["prefix"] in pair.question
+            assert window.count(said) == 1
+            if pair.proof["speaker"]:
+                before = window[: window.index(said)]
+                # The turn's own "Speaker:" stands right before its text.
+                assert before.count(f"] {pair.proof['speaker']}: ") == pair.proof["ordinal"]
+
+
+def test_all_families_are_found_in_a_meeting():
+    text = MEETING + "".join(
+        f"[{10 + n}] {speaker}: I think colour number {n} sells well.\n"
+        for n, speaker in enumerate(["Marketing", "Designer", "The Chair"] * 20)
+    )
+    assert {pair.generator for pair in questions_of(text)} == {
+        "dialogue_memory/mrcr_speaker",
+        "dialogue_memory/mrcr_opening",
+        "dialogue_memory/who_said",
+        "dialogue_memory/reply",
+    }
+
+
+def text_of(span: Span) -> str:
+    return MEETING[span.start : span.end]
+
+
+def mrcr(ordinal_number, prefix="abcdefghij", question="prepend abcdefghij"):
+    return QAPair(
+        id="d",
+        task_type=TaskType.DIALOGUE_MEMORY,
+        question=question,
+        answer="",
+        answer_kind=AnswerKind.SEQUENCE,
+        evidence=[],
+        proof={
+            "kind": "mrcr",
+            "prefix": prefix,
+            "ordinal": ordinal_number,
+            "speaker": "Marketing",
+            "opening": "",
+            "window": {"document_id": "x", "start": 0, "end": len(MEETING)},
+        },
+        generator="g",
+        seed=0,
+    )
+
+
+def test_rederiving_counts_the_speaker_s_turns_in_the_window():
+    assert rederive_mrcr(mrcr(2), text_of) == "abcdefghijNobody asked for a yellow case anyway."
+    assert rederive_mrcr(mrcr(3), text_of) is None
+    assert rederive_mrcr(mrcr(0), text_of) is None
+    assert rederive_mrcr(mrcr(2, question="prepend something"), text_of) is None
+
+
+def test_rederiving_speakers_and_replies():
+    window = {"document_id": "x", "start": 0, "end": len(MEETING)}
+    said = mrcr(1).model_copy(update={"proof": {"said": "Nobody asked for a yellow case anyway.", "window": window}})
+    assert rederive_speaker(said, text_of) == "Marketing"
+    assert rederive_reply(said, text_of) == "Please let the designer finish his report."
+    unknown = mrcr(1).model_copy(update={"proof": {"said": "Nobody", "window": window}})
+    assert rederive_speaker(unknown, text_of) is None
+    assert rederive_reply(unknown, text_of) is None
+
+
+def test_windows_do_not_overlap_and_small_ones_are_plentiful():
+    text = "".join(f"[{n}] {'AB'[n % 2]}nn: This is sentence number {n} of the talk.\n" for n in range(2_000))
+    windows = cut_windows([conversation(text=text)], 100, seed=1)
+    assert all(first.end <= second.start for first, second in pairwise(windows))
+    lengths = [window.end - window.start for window in windows]
+    assert sum(length <= 380 for length in lengths) > len(lengths) / 2
+    assert max(lengths) > 750
+
+
+def test_equal_seeds_ask_equal_questions_and_others_do_not():
+    first, second = questions_of(MEETING), questions_of(MEETING)
+    assert first == second
+    assert first != make_questions([conversation()], 40, seed=4)
+
+
+def config(questions, minimum):
+    return SynthesizeStage.model_validate({"generator": {"questions": questions, "min_questions": minimum}, "seed": 3})
+
+
+def test_the_stage_writes_its_files(tmp_path):
+    inputs = {"documents": ingested(tmp_path / "in", conversation()) / "dialogues"}
+    (tmp_path / "out").mkdir()
+    counts = dialogue.run(config(5, 1), inputs, tmp_path / "out", tmp_path, lambda step, metrics: None)
+    pairs = read_records(tmp_path / "out" / "qa.jsonl", QAPair)
+    assert counts["questions"] == len(pairs) == len({pair.id for pair in pairs})
+    assert (tmp_path / "out" / "dropped.jsonl").exists()
+    assert (tmp_path / "out" / "summary.json").exists()
+
+
+def test_no_dialogues_is_an_error_that_counts(tmp_path):
+    inputs = {"documents": ingested(tmp_path / "in") / "dialogues"}
+    with pytest.raises(NotEnoughDataError, match=r"dialogue_memory: 0 questions found, at least 8"):
+        dialogue.run(config(5, 8), inputs, tmp_path, tmp_path, lambda step, metrics: None)
+    with pytest.raises(InputError, match="does not exist"):
+        dialogue.run(config(5, 8), {"documents": tmp_path / "no"}, tmp_path, tmp_path, lambda step, metrics: None)

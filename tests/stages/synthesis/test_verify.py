@@ -1,0 +1,205 @@
+"""Model checks with a scripted engine: who is asked what, and who is dropped for which reason."""
+
+import pytest
+from sample_corpus import doc, span_of, store, value_sample, word_counter
+
+from stages.common.records import AnswerKind, Sample, TaskType
+from stages.common.storage import iter_json_lines, read_json, read_records
+from stages.engines.scripted_engine import ScriptedEngine
+from stages.synthesis.checks import evidence_in_context
+from stages.synthesis.config import VerifyConfig
+from stages.synthesis.distractors import DistractorSource
+from stages.synthesis.model_checks import closed_book_limit, with_more_distractors
+from stages.synthesis.verify import draw_spread, programmatic, verify
+
+FILLER = "\n".join(f"Line {n} of this page speaks of nothing in particular." for n in range(50))
+PLACES = [
+    doc(f"place{n}", f"# Place{n}\n\n## Climate\n\nsome weather of kind {word}\n\n## Notes\n\n{FILLER}\n")
+    for n, word in enumerate(["alpha", "beta", "gamma", "delta"])
+]
+SAMPLES = [
+    value_sample(place, "Climate", f"some weather of kind {word}", id=f"reading_comprehension-{n}")
+    for n, (place, word) in enumerate(zip(PLACES, ["alpha", "beta", "gamma", "delta"], strict=True))
+]
+
+
+def config(**changes):
+    base = {
+        "samples_per_task": 10,
+        "attempts": 2,
+        "extra_distractor_tokens": 40,
+        "max_answer_tokens": 60,
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "closed_book_threshold": 0.5,
+        "require_solvable": True,
+    }
+    return VerifyConfig.model_validate({**base, **changes})
+
+
+def checked(tmp_path, script, samples=SAMPLES, max_model_tokens=100_000, seed=1, **changes):
+    """(engine, kept ids, reasons by id, rows of verification.jsonl by id)"""
+    engine = ScriptedEngine(script, max_model_tokens=max_model_tokens)
+    out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+    documents = store(tmp_path, *PLACES)
+    verify(samples, documents, engine, word_counter(tmp_path).offsets, config(**changes), seed, out)
+    dropped = {row["record"]["id"]: row["reason"] for row in iter_json_lines(out / "dropped.jsonl")}
+    rows = {row["id"]: row for row in iter_json_lines(out / "verification.jsonl")}
+    kept = [sample.id for sample in read_records(out / "samples.jsonl", Sample)]
+    assert list(rows) == kept
+    return engine, kept, dropped, rows
+
+
+def reads(prompt, request, index):
+    """Answers what stands under "Climate" of the place that the question names; nothing without documents."""
+    name = prompt.split('What does "')[1].split('"')[0]
+    shown = prompt.split(f'<document title="{name}">')
+    return shown[1].split("## Climate\n\n")[1].split("\n")[0] if len(shown) > 1 else "I do not know"
+
+
+def test_a_model_that_reads_keeps_every_sample(tmp_path):
+    engine, kept, dropped, rows = checked(tmp_path, reads)
+    assert kept == [sample.id for sample in SAMPLES]
+    assert dropped == {}
+    assert rows[kept[0]] == {
+        "id": kept[0],
+        "model_checked": True,
+        "closed_book_mean": 0.0,
+        "pass_rate": 1.0,
+        "robust_pass_rate": 1.0,
+    }
+    assert engine.calls == 3  # closed book, with context, with more distractors: one call each
+    assert [request.n for request in engine.requests] == [2] * 12
+    assert len({request.seed for request in engine.requests}) == 12
+
+
+def test_what_the_model_knows_without_documents_is_dropped_and_not_asked_again(tmp_path):
+    def knows_the_first(prompt, request, index):
+        return "some weather of kind alpha" if "place0" in prompt else "no idea"
+
+    engine, kept, dropped, _ = checked(tmp_path, knows_the_first, require_solvable=False)
+    assert dropped == {SAMPLES[0].id: "answerable_without_documents"}
+    assert kept == [sample.id for sample in SAMPLES[1:]]
+    assert len(engine.requests) == 4 + 3
+
+
+def test_half_the_attempts_right_is_the_pass_rate(tmp_path):
+    def every_other(prompt, request, index):
+        return reads(prompt, request, index) if index == 0 else "wrong"
+
+    _, kept, _, rows = checked(tmp_path, every_other)
+    assert [rows[id]["pass_rate"] for id in kept] == [0.5] * 4
+
+
+def test_what_more_text_hides_is_dropped_only_if_that_is_asked_for(tmp_path):
+    def reads_three_documents_at_most(prompt, request, index):
+        return reads(prompt, request, index) if prompt.count("<document ") < 2 else "lost"
+
+    _, kept, dropped, _ = checked(tmp_path, reads_three_documents_at_most)
+    assert kept == []
+    assert set(dropped.values()) == {"not_robust"}
+    _, kept, dropped, rows = checked(tmp_path, reads_three_documents_at_most, require_solvable=False)
+    assert dropped == {}
+    assert [rows[id]["robust_pass_rate"] for id in kept] == [0.0] * 4
+
+
+def test_what_is_never_solved_is_not_asked_for_robustness(tmp_path):
+    engine, kept, dropped, rows = checked(tmp_path, lambda *_: "no idea", require_solvable=False)
+    assert engine.calls == 2
+    assert [(rows[id]["pass_rate"], rows[id]["robust_pass_rate"]) for id in kept] == [(0.0, None)] * 4
+    _, kept, dropped, _ = checked(tmp_path, lambda *_: "no idea", require_solvable=True)
+    assert set(dropped.values()) == {"not_robust"}
+
+
+def test_unchecked_samples_are_kept_and_say_so(tmp_path):
+    engine, kept, _, rows = checked(tmp_path, reads, samples_per_task=0)
+    assert engine.calls == 0
+    assert len(kept) == 4
+    assert not any(row["model_checked"] or row["pass_rate"] is not None for row in rows.values())
+
+
+def test_a_context_beyond_the_model_s_window_is_dropped(tmp_path):
+    everything = [span_of(place, place.text) for place in PLACES]
+    long = SAMPLES[0].model_copy(update={"context": everything})
+    _, kept, dropped, _ = checked(tmp_path, reads, samples=[long, SAMPLES[1]], max_model_tokens=1_000)
+    assert dropped == {SAMPLES[0].id: "too_long_for_model"}
+    assert kept == [SAMPLES[1].id]
+
+
+def test_unsound_samples_never_reach_the_model(tmp_path):
+    damaged = SAMPLES[0].model_copy(update={"answer": "hot"})
+    repeat = SAMPLES[1].model_copy(update={"id": "reading_comprehension-9"})
+    engine, _, dropped, _ = checked(tmp_path, reads, samples=[damaged, SAMPLES[1], repeat])
+    assert dropped == {SAMPLES[0].id: "rederived_differently", "reading_comprehension-9": "near_duplicate"}
+    assert len(engine.requests) == 3
+
+
+def test_two_runs_give_equal_bytes(tmp_path):
+    checked(tmp_path, reads)
+    checked(tmp_path, reads)
+    for name in ("samples.jsonl", "verification.jsonl", "dropped.jsonl", "summary.json"):
+        assert (tmp_path / "out0" / name).read_bytes() == (tmp_path / "out1" / name).read_bytes()
+
+
+def test_the_summary_counts_per_task(tmp_path):
+    checked(tmp_path, reads)
+    tasks = read_json(tmp_path / "out0" / "summary.json")["tasks"]
+    assert tasks["reading_comprehension"] == {
+        "samples": 4,
+        "kept": 4,
+        "model_checked": 4,
+        "closed_book_mean": 0.0,
+        "pass_rate": 1.0,
+        "robust_pass_rate": 1.0,
+    }
+    assert tasks["numerical"]["pass_rate"] is None
+
+
+def test_letters_must_beat_chance_by_two_standard_errors():
+    letter = SAMPLES[0].model_copy(
+        update={"answer": "A", "answer_kind": AnswerKind.LETTER, "choices": ["a", "b", "c", "d"]}
+    )
+    # 0.25 + 2 * sqrt(0.25 * 0.75 / 4) = 0.25 + 2 * 0.216506
+    assert closed_book_limit(letter, 0.25, 4) == pytest.approx(0.683013, abs=1e-6)
+    assert closed_book_limit(letter, 0.9, 4) == 0.9
+    assert closed_book_limit(letter, 0.25, 1) > 1
+    assert closed_book_limit(SAMPLES[0], 0.25, 4) == 0.25
+
+
+def test_more_distractors_keep_the_evidence_and_grow_within_bounds(tmp_path):
+    documents = store(tmp_path, *PLACES)
+    counter = word_counter(tmp_path)
+    source = DistractorSource(documents)
+    grown = with_more_distractors(SAMPLES[0], 40, documents, source, counter.offsets, seed=1)
+    assert evidence_in_context(grown, documents) is None
+    assert len(grown.context) > 1
+    added = [documents.text_of(span) for span in grown.context if span.document_id != PLACES[0].id]
+    assert 16 <= sum(counter.count(text) for text in added) <= 40
+    assert not any("alpha" in text for text in added)
+
+
+def test_the_draw_takes_every_generator_and_then_their_proportion():
+    common = [SAMPLES[0].model_copy(update={"id": f"c{n}", "generator": "common"}) for n in range(90)]
+    rare = [SAMPLES[0].model_copy(update={"id": f"r{n}", "generator": "rare"}) for n in range(10)]
+    other_task = SAMPLES[0].model_copy(update={"id": "n", "task_type": TaskType.NUMERICAL})
+    drawn = draw_spread([*common, *rare, other_task], 20, seed=1)
+    assert len(drawn) == 21
+    assert {"common", "rare"} <= {sample.generator for sample in drawn[1:]}
+    assert drawn == draw_spread([other_task, *rare, *common], 20, seed=1)  # whatever the order in the file
+    assert len(draw_spread(rare, 1, seed=1)) == 1
+
+
+def test_every_sample_is_either_sound_or_dropped(tmp_path):
+    sound, dropped = programmatic(SAMPLES, store(tmp_path, *PLACES[:2]))
+    assert [sample.id for sample in sound] == [SAMPLES[0].id, SAMPLES[1].id]
+    assert [record.reason for record in dropped] == ["unknown_document"] * 2
+
+
+def test_a_closed_book_mean_at_the_threshold_is_kept_and_above_it_is_not(tmp_path):
+    def knows_half(prompt, request, index):
+        return f"some weather of kind {'alpha' if index == 0 else 'omega'}"
+
+    _, _, dropped, _ = checked(tmp_path, knows_half, require_solvable=False, closed_book_threshold=0.5)
+    assert dropped == {}
+    _, _, dropped, _ = checked(tmp_path, knows_half, require_solvable=False, closed_book_threshold=0.49)
+    assert dropped == {SAMPLES[0].id: "answerable_without_documents"}
