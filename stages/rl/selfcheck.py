@@ -23,6 +23,11 @@ TOLERANCE_NATS = 1e-2  # float32 rounding is 1e-5; a wrong mask or head shows as
 
 def check_forward(model: Any, folder: Path) -> None:
     """Raise InputError if prefix-tree log-probabilities of `model` (float32) are not those of its own forward pass."""
+    if kinds := _windowed_layers(model.config):
+        raise InputError(
+            f"the model in {folder} has layers that are not full attention ({kinds}); the trainer's tree mask does not "
+            "describe them. Use a full-attention model such as Llama or Qwen3."
+        )
     vocabulary = model.config.vocab_size
     prompt = tuple((7 * i + 3) % vocabulary for i in range(12))
     answers = tuple(tuple((11 * i + 5 * member + 1) % vocabulary for i in range(4)) for member in range(2))
@@ -47,3 +52,12 @@ def check_forward(model: Any, folder: Path) -> None:
             f"trainer does not reproduce (log-probabilities differ by {difference:.3g} nats). Use a full-attention "
             "model with a plain LM head, such as Llama or Qwen3."
         )
+
+
+def _windowed_layers(config: Any) -> str:
+    """Kinds of layers that see less than the whole sequence; empty if there are none."""
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+    window = getattr(config, "sliding_window", None)
+    if not kinds and window and getattr(config, "use_sliding_window", True):
+        kinds = [f"sliding_window {window}"]
+    return ", ".join(kinds)

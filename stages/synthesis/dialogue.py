@@ -29,7 +29,7 @@ from stages.synthesis.rederive import rederive
 from stages.synthesis.turns import Turn, opening, parse_turns
 
 # Window lengths in characters: (share of the windows, shortest, longest). The last class grows with the corpus.
-_SHORT, _MEDIUM, _LONG = (0.6, 160, 380), (0.9, 380, 750), (1.0, 750, 60_000)
+_SHORT, _MEDIUM, _LONG = (0.6, 120, 320), (0.9, 320, 750), (1.0, 750, 60_000)
 _MIN_TURNS, _MAX_ROUNDS = 3, 4
 _MIN_WORDS, _MAX_WORDS = 3, 25
 _MARKS = frozenset("{}[]<>")  # {vocalsound}, tool output, removed names
@@ -149,6 +149,12 @@ def _span(window: Window) -> dict[str, str | int]:
     return {"document_id": window.document.id, "start": window.start, "end": window.end}
 
 
+def _around(window: Window, turn: Turn) -> dict[str, str | int]:
+    """The turn with the ones before and after it: what a quoted turn needs, whatever the window's length."""
+    index = window.turns.index(turn)
+    return _span(Window(window.document, window.turns[max(0, index - 1) : index + 2]))
+
+
 def _by_speaker(window: Window, chance: random.Random, seed: int) -> QAPair | None:
     """Prepend a string to the N-th turn of a speaker."""
     times = Counter(turn.speaker for turn in window.turns)
@@ -223,7 +229,7 @@ def _who_said(window: Window, chance: random.Random, seed: int) -> QAPair | None
         answer=turn.speaker,
         answer_kind=AnswerKind.TEXT,
         evidence=_evidence(window.document, turn),
-        proof={"kind": "speaker_of", "said": turn.text, "window": _span(window)},
+        proof={"kind": "speaker_of", "said": turn.text, "window": _around(window, turn)},
         generator="dialogue_memory/who_said",
         seed=seed,
     )
@@ -252,7 +258,7 @@ def _reply(window: Window, chance: random.Random, seed: int) -> QAPair | None:
         answer=reply.text,
         answer_kind=AnswerKind.TEXT,
         evidence=_evidence(window.document, turn, reply),
-        proof={"kind": "reply_to", "said": turn.text, "window": _span(window)},
+        proof={"kind": "reply_to", "said": turn.text, "window": _around(window, turn)},
         generator="dialogue_memory/reply",
         seed=seed,
     )

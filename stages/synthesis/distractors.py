@@ -157,11 +157,18 @@ def distractor(
     found = excerpt_around(document.text, core, budget_tokens, budget_tokens, offsets, chance)
     if found is None and kept:  # a section longer than the budget: its beginning
         found = excerpt_around(document.text, (core[0], core[0]), budget_tokens, budget_tokens, offsets, chance)
-    if found is None or not document.text[found.start : found.end].strip():
+    if found is None or not _says_something(document.text[found.start : found.end]):
         return None
+    if not kept and found.tokens < budget_tokens // 3:
+        return None  # a scrap between long paragraphs
     if gives_away(pair, f"{document.title}\n{document.text[found.start : found.end]}"):
         return None
     return Span(document_id=document.id, start=found.start, end=found.end), found.tokens
+
+
+def _says_something(text: str) -> bool:
+    """True if a line is neither blank nor a heading."""
+    return any(line.strip() and not line.startswith("#") for line in text.split("\n"))
 
 
 def too_close(pair: QAPair, document: Document, evidence_documents: list[Document]) -> bool:

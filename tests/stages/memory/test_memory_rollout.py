@@ -34,12 +34,13 @@ def documents(tmp_path):
 
 def reader(prompt, request, index):
     """Keeps the first city it meets; the second of a group's first turns does not parse."""
-    if "<section" not in prompt:
-        return prompt.split("<memory>\n")[1].split("\n")[0]
+    state = prompt.split("<user>\n")[-1]
+    memory = state.split("<memory>")[1].split("</memory>")[0]
+    if "<section" not in state:
+        return memory
     if index == 1:
         return "no form"
-    memory = prompt.split("<memory>\n")[1].split("\n")[0]
-    city = next((city for city in ("Hamburg", "Rotterdam") if city in prompt.split('<section number="')[1]), "")
+    city = next((city for city in ("Hamburg", "Rotterdam") if city in state.split('<section number="')[1]), "")
     return f"<memory>{city if memory == '(nothing yet)' and city else memory}</memory><plan>p</plan>"
 
 

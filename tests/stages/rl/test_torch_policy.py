@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
 
 from stages.common.errors import InputError
 from stages.common.rollouts import RolloutGroup
@@ -189,20 +189,27 @@ def test_weights_of_another_model_are_refused(folders):
         make_policy(folders["llama"]).load(folders["qwen3_moe"])
 
 
-def test_a_model_whose_logits_are_soft_capped_is_refused(tmp_path):
+SHAPE = {
+    "vocab_size": 264,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def test_a_model_that_scales_its_logits_is_refused(tmp_path):
     folder = write_model_folder(tmp_path)
-    config = Gemma2Config(
-        vocab_size=264,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        final_logit_softcapping=0.5,
-    )
-    Gemma2ForCausalLM(config).save_pretrained(folder)
+    GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0, initializer_range=0.3)).save_pretrained(folder)
     with pytest.raises(InputError, match="does not reproduce"):
+        make_policy(folder)
+
+
+def test_a_model_with_a_sliding_window_is_refused_also_if_the_window_is_long(tmp_path):
+    folder = write_model_folder(tmp_path)
+    MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4096)).save_pretrained(folder)
+    with pytest.raises(InputError, match="full attention"):
         make_policy(folder)
 
 
