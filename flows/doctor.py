@@ -23,7 +23,7 @@ from infra.settings import Settings
 from stages.common.errors import LongfuseError
 
 Level = Literal["ok", "warn", "fail"]
-PACKAGES = ("prefect", "dvc", "mlflow", "torch", "transformers", "duckdb", "tokenizers")
+PACKAGES = ("prefect", "fastapi", "dvc", "mlflow", "torch", "transformers", "duckdb", "tokenizers")
 COMFORTABLE_MEMORY_GB = 6.0
 
 

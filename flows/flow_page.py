@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.runtime import flow_run
 from prefect.states import Crashed
+from prefect.utilities.urls import url_for
 
 from flows.plan_table import explain, summary
 from flows.session import Session
@@ -36,7 +37,7 @@ def announce_run(session: Session) -> None:
         client.update_flow_run(own, tags=[tree, *_process_tags(), *([session.profile] if session.profile else [])])
     for name in dead:
         get_run_logger().warning("run %s of this tree had died: marked as crashed", name)
-    page = flow_run.get_flow_run_ui_url()
+    page = url_for("flow-run", obj_id=own)
     session.journal.update(page=page)
     session.tracker.tag({"prefect.flow_run": own, **({"prefect.page": page} if page else {})})
     if page:

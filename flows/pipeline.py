@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.flows import Flow
@@ -24,7 +24,7 @@ from prefect.states import Completed, Failed
 
 from flows.flow_page import announce_run, publish_end, publish_plan
 from flows.journal import DONE
-from flows.session import Session
+from flows.session import Request, Session
 from flows.stage_task import is_transient, stage_work
 
 FLOW_NAME = "longfuse"
@@ -53,7 +53,8 @@ def longfuse(
 ) -> State[Any]:
     """What `longfuse deploy --serve` offers: does what `longfuse run` does with the same flags."""
     from flows.launch import run_deployed
-    from flows.session import Request
+    from infra.errors import InfraError
+    from stages.common.errors import LongfuseError
 
     request = Request.of_flags(
         profile=profile,
@@ -64,7 +65,11 @@ def longfuse(
         jobs=jobs,
         discard_edits=discard_edits,
     )
-    return run_deployed(request, drive)
+    try:
+        return run_deployed(request, drive)
+    except (LongfuseError, InfraError) as error:  # for the reader of the page, without a traceback
+        get_run_logger().error(str(error))
+        return Failed(message=str(error))
 
 
 def drive(session: Session) -> State[Any]:
@@ -89,7 +94,7 @@ def drive(session: Session) -> State[Any]:
     if unfinished:
         failed = [entry.stage for entry in session.journal.record.of_state("failed")]
         return Failed(message=f"failed: {', '.join(failed) or 'nothing'}; not done: {', '.join(unfinished)}")
-    return Completed(message=f"all {len(session.plan.stages)} stages are up to date")
+    return Completed(message=f"up to date: {len(session.plan.stages)} of {len(session.plan.stages)} stages")
 
 
 def wire(session: Session, futures: dict[str, PrefectFuture[Any]]) -> None:

@@ -42,7 +42,7 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """Every event and every line of a stage as one line, with the clock's time."""
+    """Every event (with the clock's time) and every line of a stage's output, one to a line."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -62,7 +62,7 @@ class PlainProgress(Progress):
         self._print(f"{_clock()} {stage}: started")
 
     def line(self, stage: str, text: str) -> None:
-        self._print(f"{_clock()} {stage}: {text}")
+        self._print(f"{stage}: {text}")
 
     def ended(self, stage: str, state: str, seconds: float) -> None:
         self._print(f"{_clock()} {stage}: {MARKS.get(state, state)}{_took(state, seconds)}")

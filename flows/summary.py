@@ -29,7 +29,8 @@ def final_message(record: RunRecord, log_dir: Path) -> list[str]:
         lines.append(f"Not run: {_names([entry.stage for entry in not_run])}.")
     if record.state == "finished":
         seconds = (record.ended or time.time()) - record.started
-        lines.append(f"All {len(record.stages)} stages are up to date ({seconds_text(seconds)}).")
+        count = "1 stage is" if len(record.stages) == 1 else f"All {len(record.stages)} stages are"
+        lines.append(f"{count} up to date ({seconds_text(seconds)}).")
     else:
         lines.append("Nothing that is finished is lost: the next `longfuse run` continues from here.")
     return lines

@@ -80,7 +80,13 @@ def open_store(settings: Settings) -> tuple[MlflowClient, str]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     complete = settings.mlflow_dir / "complete"  # written after the first use that went through
     path = sqlite_path(settings.mlflow_tracking_uri)
-    if settings.owns_mlflow_store and path is not None and path.exists() and not complete.exists() and not has_runs(path):
+    if (
+        settings.owns_mlflow_store
+        and path is not None
+        and path.exists()
+        and not complete.exists()
+        and not has_runs(path)
+    ):
         aside = _unused_name(path)
         path.rename(aside)
         logger.warning("the MLflow store was left half made by a process that died: moved to %s, made anew", aside)

@@ -39,7 +39,6 @@ class Settings(BaseModel):
     root: Path
     mlflow_tracking_uri: str
     prefect_api_url: str | None = None
-    prefect_flow_run: str | None = None
     parent_run: str | None = None
     run_process: int | None = None
     plain_output: bool = False
@@ -91,7 +90,6 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         root=root,
         mlflow_tracking_uri=env.get("MLFLOW_TRACKING_URI") or default_tracking_uri(root),
         prefect_api_url=env.get("PREFECT_API_URL") or None,
-        prefect_flow_run=env.get("PREFECT__FLOW_RUN_ID") or None,
         parent_run=env.get("LONGFUSE_PARENT_RUN") or None,
         run_process=_integer(env, "LONGFUSE_RUN_PROCESS"),
         plain_output=bool(env.get("CI") or env.get("NO_COLOR") or env.get("TERM") == "dumb"),
@@ -130,8 +128,6 @@ def child_environment(
         env["LONGFUSE_RUN_PROCESS"] = str(os.getpid())
         if settings.parent_run:
             env["LONGFUSE_PARENT_RUN"] = settings.parent_run
-        if settings.prefect_flow_run:
-            env["LONGFUSE_FLOW_RUN"] = settings.prefect_flow_run
         if stage not in STAGES_WITH_NETWORK:
             env["HF_HUB_OFFLINE"] = "1"
     return env

@@ -17,7 +17,7 @@ import yaml
 
 DIAMOND = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
-STEP = '''
+STEP = """
 import json, os, signal, sys, time
 from pathlib import Path
 import yaml
@@ -50,7 +50,7 @@ read = [Path("outputs", i, "data", "value.json").read_text() for i in inputs]
 (data / "value.json").write_text(json.dumps([params["x"], *read]))
 (folder / "record.json").write_text(json.dumps({"counts": {"inputs": len(inputs)}}))
 spool.finish()
-'''
+"""
 
 
 def make_project(root: Path, **params: dict) -> Path:

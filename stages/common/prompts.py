@@ -36,11 +36,11 @@ def materialise_context(sample: Sample, documents: DocumentStore) -> str:
 
 
 def core_question(sample: Sample) -> str:
-    """The question with its options, without the formatting instruction."""
+    """The question with its options, without the formatting instruction. Both quote documents, so tags are defused."""
     if not sample.choices:
-        return sample.question
+        return defuse_tags(sample.question)
     options = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDEFGH", sample.choices, strict=False))
-    return f"{sample.question}\n{options}"
+    return defuse_tags(f"{sample.question}\n{options}")
 
 
 def answer_instruction(sample: Sample) -> str:

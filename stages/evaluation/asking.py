@@ -7,15 +7,10 @@ logits) is the same whether or not the stage was interrupted. A finished chunk i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from stages.common.prompts import answer_instruction, core_question
 from stages.common.rollouts import GenerationRequest
@@ -24,6 +19,7 @@ from stages.common.text import strip_reasoning
 from stages.engines.base import RolloutEngine
 from stages.evaluation.base import Prediction, Question, full_context_prompt
 from stages.evaluation.config import EvaluateSharedConfig
+from stages.evaluation.finished import FinishedChunks
 from stages.memory.agent import AgentTask, MemoryAgent
 
 _log = logging.getLogger(__name__)
@@ -136,66 +132,6 @@ def _prediction(question: Question, text: str, prompt_tokens: int, response_toke
         response_tokens=response_tokens,
         evidence_position=question.evidence_position,
     )
-
-
-class FinishedChunks:
-    """Chunks that are done, in a JSONL file: one line per chunk, the first line names the questions.
-
-    A file of other questions, or the torn end of one, is discarded.
-    """
-
-    def __init__(self, path: Path, digest: str, sizes: Sequence[int]) -> None:
-        self._path = path
-        self._chunks: list[list[Prediction]] = []
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        if lines and _parsed(lines[0]) == {"questions": digest}:
-            for line, size in zip(lines[1:], sizes, strict=False):
-                chunk = _chunk(line)
-                if chunk is None or len(chunk) != size:
-                    break
-                self._chunks.append(chunk)
-            whole = b"".join(lines[: 1 + len(self._chunks)])
-        else:
-            whole = json.dumps({"questions": digest}).encode() + b"\n"
-        self._write(whole, "wb")
-
-    def get(self, number: int) -> list[Prediction] | None:
-        """The predictions of chunk `number` if it is done."""
-        return self._chunks[number] if number < len(self._chunks) else None
-
-    def add(self, number: int, predictions: list[Prediction]) -> None:
-        """Append the next chunk."""
-        assert number == len(self._chunks), "chunks are finished in order"
-        self._chunks.append(predictions)
-        line = json.dumps([prediction.model_dump(mode="json") for prediction in predictions], ensure_ascii=False)
-        self._write(line.encode() + b"\n", "ab")
-
-    def _write(self, data: bytes, mode: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open(mode) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _parsed(line: bytes) -> Any:
-    """A whole line as JSON; None if it is torn."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _chunk(line: bytes) -> list[Prediction] | None:
-    value = _parsed(line)
-    if not isinstance(value, list):
-        return None
-    try:
-        return [Prediction.model_validate(item) for item in value]
-    except ValidationError:
-        return None
 
 
 def _digest(questions: Sequence[Question], shared: EvaluateSharedConfig, seed: int) -> str:

@@ -14,10 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from stages.common.errors import InputError
 from stages.common.fitting import cut_to_tokens
 from stages.common.rollouts import Completion, GenerationRequest, Segment
 from stages.common.seeds import derive_seed
@@ -27,56 +23,12 @@ from stages.engines.base import RolloutEngine
 from stages.memory.chunking import iter_chunks
 from stages.memory.parsing import parse_turn
 from stages.memory.prompts import answer_messages, defuse, update_messages
+from stages.memory.results import AgentResult, AgentTask, Document, Turn
+from stages.memory.window import AgentLengths, check_window
 
-Document = str | Path
+__all__ = ["AgentResult", "AgentTask", "MemoryAgent", "Turn"]
 
 CUT_NOTICE = " [memory cut]"
-_JOIN_TOKENS = 16  # parts counted alone may have a few tokens more when joined
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one chunk did. `memory` and `plan` are those after the turn."""
-
-    number: int  # from 1
-    memory: str
-    plan: str
-    response: str
-    parsed: bool  # False: the old memory was kept
-    truncated: bool  # the response ran into turn_tokens
-    memory_cut: bool  # the memory was longer than memory_tokens
-
-
-@dataclass(frozen=True)
-class AgentResult:
-    """The answer (reasoning stripped), and how it came about."""
-
-    answer: str
-    turns: tuple[Turn, ...]
-    text: str  # the final response as generated
-    prompt_tokens: int  # over all turns and the answer
-    response_tokens: int
-    segments: tuple[Segment, ...] = field(default=(), repr=False)  # one per turn and the answer, if asked for
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """Turns and what went wrong in them, for metrics."""
-        return {
-            "turns": len(self.turns),
-            "parse_failures": sum(not turn.parsed for turn in self.turns),
-            "truncated_turns": sum(turn.truncated for turn in self.turns),
-            "memory_cuts": sum(turn.memory_cut for turn in self.turns),
-        }
-
-
-@dataclass(frozen=True)
-class AgentTask:
-    """One question to one document, for `answer_all`."""
-
-    question: str
-    document: Document
-    format_instruction: str
-    seed: int
 
 
 class MemoryAgent:
@@ -110,26 +62,19 @@ class MemoryAgent:
         seed: int = 0,
         format_instruction: str = "",
     ) -> None:
-        lengths = {
-            "chunk_tokens": chunk_tokens,
-            "memory_tokens": memory_tokens,
-            "turn_tokens": turn_tokens,
-            "answer_tokens": answer_tokens,
-        }
-        for name, value in lengths.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}.")
         self._engine = engine
-        self._chunk_tokens = chunk_tokens
-        self._memory_tokens = memory_tokens
-        self._turn_tokens = turn_tokens
-        self._answer_tokens = answer_tokens
-        self._plan_tokens = max(8, memory_tokens // 4) if plan_tokens is None else plan_tokens
+        self._lengths = AgentLengths(
+            chunk=chunk_tokens,
+            memory=memory_tokens,
+            plan=max(8, memory_tokens // 4) if plan_tokens is None else plan_tokens,
+            turn=turn_tokens,
+            answer=answer_tokens,
+        )
         self._temperature = temperature
         self._top_p = top_p
         self._seed = seed
         self._format_instruction = format_instruction
-        self._check_window("")
+        check_window(self._lengths, engine, "", "")
 
     def answer(self, question: str, document: Document) -> AgentResult:
         """Read the document and answer. A document without text gives an answer from the empty memory, without turns.
@@ -183,7 +128,7 @@ class MemoryAgent:
         keep_segments: also return all prompts and responses as ids, which takes O(document) memory.
         """
         question = defuse(question)
-        self._check_window(question, defuse(format_instruction))
+        check_window(self._lengths, self._engine, question, defuse(format_instruction))
         tokenizer = self._engine.tokenizer
         memory = plan = ""
         turns: list[Turn] = []
@@ -191,7 +136,7 @@ class MemoryAgent:
         prompt_tokens = response_tokens = 0
         for number, section in enumerate(self._sections(document), start=1):
             messages = update_messages(question, memory, plan, section, number)
-            request = self._request(messages, self._turn_tokens, derive_seed(seed, "memory_turn", number))
+            request = self._request(messages, self._lengths.turn, derive_seed(seed, "memory_turn", number))
             completion = yield request
             prompt_tokens += len(request.prompt_ids)
             response_tokens += len(completion.token_ids)
@@ -201,7 +146,7 @@ class MemoryAgent:
             turns.append(turn)
             memory, plan = turn.memory, turn.plan
         messages = answer_messages(question, memory, defuse(format_instruction))
-        request = self._request(messages, self._answer_tokens, derive_seed(seed, "memory_answer"))
+        request = self._request(messages, self._lengths.answer, derive_seed(seed, "memory_answer"))
         completion = yield request
         if keep_segments:
             segments.append(_segment(request, completion, is_answer=True))
@@ -222,9 +167,9 @@ class MemoryAgent:
         memory_cut = False
         if parsed is not None:
             full = defuse(parsed.memory)
-            memory = cut_to_tokens(full, self._memory_tokens, self._count, CUT_NOTICE)
+            memory = cut_to_tokens(full, self._lengths.memory, self._count, CUT_NOTICE)
             memory_cut = memory != full
-            plan = cut_to_tokens(defuse(parsed.plan), self._plan_tokens, self._count)
+            plan = cut_to_tokens(defuse(parsed.plan), self._lengths.plan, self._count)
         return Turn(
             number=number,
             memory=memory,
@@ -237,14 +182,14 @@ class MemoryAgent:
 
     def _sections(self, document: Document) -> Iterator[str]:
         """The document's chunks, defused, none longer than chunk_tokens; those without text are skipped."""
-        for chunk in iter_chunks(document, self._chunk_tokens, self._count):
+        for chunk in iter_chunks(document, self._lengths.chunk, self._count):
             if not chunk.strip():
                 continue
             section = defuse(chunk)
-            if section == chunk or self._count(section) <= self._chunk_tokens:
+            if section == chunk or self._count(section) <= self._lengths.chunk:
                 yield section
             else:  # a document full of our tags grows by defusing
-                yield from iter_chunks(section, self._chunk_tokens, self._count)
+                yield from iter_chunks(section, self._lengths.chunk, self._count)
 
     def _request(self, messages: list[Message], max_tokens: int, seed: int) -> GenerationRequest:
         return GenerationRequest(
@@ -257,29 +202,6 @@ class MemoryAgent:
 
     def _count(self, text: str) -> int:
         return len(self._engine.tokenizer.encode_text(text))
-
-    def _check_window(self, question: str, format_instruction: str = "") -> None:
-        """InputError if the longest possible prompt of a turn or of the answer does not fit."""
-        encode = self._engine.tokenizer.encode_chat
-        form = len(encode(update_messages("", "", "", "", 1))) + _JOIN_TOKENS
-        update = len(encode(update_messages(question, "", "", "", 1))) + _JOIN_TOKENS - form
-        final = len(encode(answer_messages(question, "", format_instruction))) + _JOIN_TOKENS
-        window = self._engine.max_model_tokens
-        turn_total = form + update + self._chunk_tokens + self._memory_tokens + self._plan_tokens + self._turn_tokens
-        if turn_total > window:
-            raise InputError(
-                f"a turn of the memory agent needs {turn_total} tokens (form {form}, question {update}, chunk_tokens "
-                f"{self._chunk_tokens}, memory_tokens {self._memory_tokens}, plan {self._plan_tokens}, turn_tokens "
-                f"{self._turn_tokens}), the model's window has {window}. "
-                f"Lower chunk_tokens by {turn_total - window}, or shorten the question."
-            )
-        answer_total = final + self._memory_tokens + self._answer_tokens
-        if answer_total > window:
-            raise InputError(
-                f"the memory agent's answer needs {answer_total} tokens (form and question {final}, memory_tokens "
-                f"{self._memory_tokens}, answer_tokens {self._answer_tokens}), the model's window has {window}. "
-                "Lower answer_tokens or memory_tokens, or shorten the question."
-            )
 
 
 def _segment(request: GenerationRequest, completion: Completion, is_answer: bool) -> Segment:

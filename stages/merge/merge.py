@@ -6,31 +6,23 @@ Tokenizer and architecture of all models must be equal: weights of different voc
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages.common.errors import InputError
-from stages.common.storage import read_json
 from stages.merge.checkpoint import INDEX_FILE, Checkpoint, write_checkpoint
+from stages.merge.compatibility import check_config, check_tensors, check_tokenizer, drop_tied_head
 from stages.merge.sce import SceReport, Weighting, sce_merge_with_report
 
 _log = logging.getLogger(__name__)
 
 MAX_SHARD_BYTES = 5_000_000_000
-_HEAD = "lm_head.weight"
-_EMBEDDING = "embed_tokens.weight"
-# Keys of config.json that say how a folder was saved, not what the model is.
-_IGNORED_CONFIG = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
-# State of the last call that transformers leaves in tokenizer.json.
-_IGNORED_TOKENIZER = {"padding", "truncation"}
 _COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model"}
 
 
@@ -67,14 +59,14 @@ def merge_checkpoints(
     if len(expert_dirs) == 1 and select_topk < 1:
         _log.warning("One expert with select_topk < 1: the variance is zero everywhere, so the result is the base.")
     for expert_dir in expert_dirs:
-        _check_config(base_dir, expert_dir)
-        _check_tokenizer(base_dir, expert_dir)
+        check_config(base_dir, expert_dir)
+        check_tokenizer(base_dir, expert_dir)
     base = Checkpoint(base_dir)
     experts = [Checkpoint(folder) for folder in expert_dirs]
     for checkpoint in (base, *experts):
-        _drop_tied_head(checkpoint)
+        drop_tied_head(checkpoint)
     for expert in experts:
-        _check_tensors(base, expert)
+        check_tensors(base, expert)
 
     reports: dict[str, TensorReport] = {}
 
@@ -124,83 +116,3 @@ def _out_dtype(name: str, base: Checkpoint, experts: Sequence[Checkpoint]) -> to
     for expert in experts:
         dtype = torch.promote_types(dtype, expert.dtypes[name])
     return dtype
-
-
-def _check_tensors(base: Checkpoint, expert: Checkpoint) -> None:
-    missing = [name for name in base.names if name not in expert.shapes]
-    extra = [name for name in expert.names if name not in base.shapes]
-    for names, verb in ((missing, "lacks"), (extra, "has additional")):
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise InputError(f"{expert.folder} {verb} tensors compared with {base.folder}: {shown}.")
-    for name in base.names:
-        if expert.shapes[name] != base.shapes[name]:
-            is_vocabulary = name.endswith((_EMBEDDING, _HEAD))
-            hint = " The vocabularies differ: merge only models trained from this base." if is_vocabulary else ""
-            raise InputError(
-                f"{expert.folder}: tensor {name} has shape {expert.shapes[name]}, "
-                f"in {base.folder} it has {base.shapes[name]}.{hint}"
-            )
-        if expert.dtypes[name].is_floating_point != base.dtypes[name].is_floating_point:
-            raise InputError(
-                f"{expert.folder}: tensor {name} has type {expert.dtypes[name]}, in {base.folder} {base.dtypes[name]}."
-            )
-
-
-def _drop_tied_head(checkpoint: Checkpoint) -> None:
-    """With tied embeddings the head is the embedding: merged once, written once."""
-    if not _config(checkpoint.folder).get("tie_word_embeddings", False) or _HEAD not in checkpoint.shapes:
-        return
-    embedding = next((name for name in checkpoint.names if name.endswith(_EMBEDDING)), None)
-    if embedding is None:
-        return
-    if not torch.equal(checkpoint.read(embedding), checkpoint.read(_HEAD)):
-        raise InputError(
-            f"{checkpoint.folder}: config.json ties the embeddings, but {_HEAD} differs from {embedding}. "
-            "Save the model again with one of them."
-        )
-    checkpoint.forget(_HEAD)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    value = read_json(folder / "config.json")
-    if not isinstance(value, dict):
-        raise InputError(f"{folder / 'config.json'} is no JSON object.")
-    return value
-
-
-def _check_config(base_dir: Path, expert_dir: Path) -> None:
-    base, expert = _config(base_dir), _config(expert_dir)
-    keys = sorted(key for key in (base.keys() | expert.keys()) - _IGNORED_CONFIG if base.get(key) != expert.get(key))
-    if keys:
-        shown = ", ".join(f"{key} {expert.get(key)!r} instead of {base.get(key)!r}" for key in keys[:5])
-        raise InputError(f"{expert_dir / 'config.json'} describes another model than {base_dir}: {shown}.")
-
-
-def _check_tokenizer(base_dir: Path, expert_dir: Path) -> None:
-    """Equal vocabulary and rules (tokenizer.json) and equal chat template."""
-    base_file, expert_file = base_dir / "tokenizer.json", expert_dir / "tokenizer.json"
-    for file in (base_file, expert_file):
-        if not file.is_file():
-            raise InputError(f"{file} does not exist: a merge checks that the models share their tokenizer.")
-    if base_file.read_bytes() != expert_file.read_bytes():
-        base, expert = read_json(base_file), read_json(expert_file)
-        keys = sorted(
-            key for key in (base.keys() | expert.keys()) - _IGNORED_TOKENIZER if base.get(key) != expert.get(key)
-        )
-        if keys:
-            raise InputError(f"{expert_file} differs from {base_file} in {', '.join(keys)}: merge models of one base.")
-    if _chat_template(base_dir) != _chat_template(expert_dir):
-        raise InputError(f"the chat templates of {expert_dir} and {base_dir} differ: their prompts do not correspond.")
-
-
-def _chat_template(folder: Path) -> str | None:
-    """The template, from its own file or from tokenizer_config.json."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    if settings.is_file():
-        template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
-        return str(template) if template is not None else None
-    return None

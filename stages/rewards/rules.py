@@ -48,17 +48,30 @@ _STATED = re.compile(
     rf"(?i:\b(?:answer|option|choice)\b(?:\s+(?:is|should be|would be))?\s*:?\s*(?:option\s+)?){_LETTER}"
 )
 _LEADING = re.compile(r"(?:\(([A-H])\)|\[([A-H])\]|([A-H])(?:[.):]|\s*$|\s*\n))")
-_HEDGE = re.compile(r"[\)\]]?\s*(?:,|/|&|\bor\b|\band\b)\s*[\(\[]?[A-H](?!\w)")
-# Option markers: at the start of a line, or in brackets; and anywhere, for the count of three.
-_LINE_OPTION = re.compile(r"^\s*[\(\[]?([A-H])[.):\]]|[\(\[]([A-H])[\)\]]", re.MULTILINE)
+# A second letter right behind the first: "A or B", "A, B", "(A) (B)". "(B) A dog" goes on with a word instead.
+_HEDGE = re.compile(
+    r"[\)\]]?\s*(?:,|/|&|\bor\b|\band\b)\s*[\(\[]?[A-H](?!\w)"
+    r"|[\)\]]?\s+[\(\[]?[A-H][\)\]]?(?=\s*(?:$|[.,\)\]]|[\(\[]?[A-H](?!\w)))"
+)
+# Option markers: at the start of a line, and anywhere.
+_LINE_OPTION = re.compile(r"^\s*[\(\[]?([A-H])(?:[.):\]]|[ \t]*$)", re.MULTILINE)
 _ANY_OPTION = re.compile(r"(?<!\w)[\(\[]?([A-H])[.):\]]")
+_MAX_LETTER_CHARACTERS = 4_000  # a statement is looked for this far from the end, a leading letter from the start
+
+
+def _lists_options(text: str) -> bool:
+    """True if the text goes through options: two at the start of lines, or three anywhere.
+
+    Two within a line may be an initial ("B. George A. Smith") or a reason ("(B). (A) is wrong"); only the first is read.
+    """
+    return len(set(_LINE_OPTION.findall(text))) > 1 or len(set(_ANY_OPTION.findall(text))) > 2
 
 
 def _stated_letter(prediction: str) -> str | None:
     """The one letter that "the answer is X" names; None if nothing or several are named."""
     letters = set()
     for match in _STATED.finditer(prediction):
-        if _HEDGE.match(prediction, match.end("letter")):
+        if _HEDGE.match(prediction, match.end("letter")) or _lists_options(prediction[match.start("letter") :]):
             return None
         letters.add(match.group("letter"))
     return letters.pop() if len(letters) == 1 else None
@@ -69,11 +82,7 @@ def _leading_letter(prediction: str) -> str | None:
     if re.fullmatch(r"[\(\[]?[a-hA-H][\)\].]*", prediction):
         return prediction.strip("()[].").upper()
     match = _LEADING.match(prediction)
-    if match is None:
-        return None
-    listed = {a or b for a, b in _LINE_OPTION.findall(prediction)}
-    # Within a line "B. George A. Smith" has an initial; from three markers on it is a list of options.
-    if len(listed) > 1 or len(set(_ANY_OPTION.findall(prediction))) > 2 or _HEDGE.match(prediction, match.end()):
+    if match is None or _lists_options(prediction) or _HEDGE.match(prediction, match.end()):
         return None
     return match.group(1) or match.group(2) or match.group(3)
 
@@ -88,7 +97,8 @@ def multiple_choice(prediction: str, gold: str) -> float:
     gold = gold.strip().strip("()[].").upper()
     if not prediction or not re.fullmatch(r"[A-H]", gold):
         return 0.0
-    letter = _stated_letter(prediction) if _STATED.search(prediction) else _leading_letter(prediction)
+    end, start = prediction[-_MAX_LETTER_CHARACTERS:], prediction[:_MAX_LETTER_CHARACTERS]
+    letter = _stated_letter(end) if _STATED.search(end) else _leading_letter(start)
     return float(letter == gold)
 
 

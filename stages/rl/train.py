@@ -191,6 +191,11 @@ def roll_out(
             groups[place] = group
         logger.info("step %d: %d groups had equal rewards and were drawn again", step + 1, len(flat))
     times["rollout"] = time.perf_counter() - started
+    logprobs = (lp for g in groups for r in g.rollouts for segment in r.segments for lp in segment.logprobs)
+    if not all(map(math.isfinite, logprobs)):
+        raise LongfuseError(
+            "the engine returned log-probabilities that are not finite: the model's weights are broken."
+        )
     return [replace(group, group_id=place) for place, group in enumerate(groups)]
 
 

@@ -95,7 +95,7 @@ def test_metrics_arrive_while_the_stage_is_still_at_work(settings):
     spool = stage_in(settings, parent, "rl@stage1", "a" * 64)
     for _ in range(200):
         tracker.flush(1.0)
-        client, children = runs_of(settings, parent)
+        _, children = runs_of(settings, parent)
         if children and "reward/mean" in children[0].data.metrics:
             break
     assert children[0].data.metrics["reward/mean"] == 0.2

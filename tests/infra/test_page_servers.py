@@ -9,7 +9,15 @@ import psutil
 import pytest
 
 from infra.errors import InfraError
-from infra.servers import ServerSpec, check_prefect_reachable, free_port, hold, mlflow_spec, prefect_spec, running_server
+from infra.servers import (
+    ServerSpec,
+    check_prefect_reachable,
+    free_port,
+    hold,
+    mlflow_spec,
+    prefect_spec,
+    running_server,
+)
 from infra.settings import load_settings
 
 SMALL = """
@@ -56,19 +64,21 @@ def test_server_is_shared_and_ends_with_its_last_holder(tmp_path):
 
 def test_killed_holder_lets_go(tmp_path):
     code = (
-        "import sys, os; sys.path.insert(0, {repo!r}); from pathlib import Path\n"
+        f"import sys, os; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from pathlib import Path\n"
         "from tests.infra.test_page_servers import small\nfrom infra.servers import hold\n"
-        "with hold(small(Path({folder!r}))) as server:\n"
+        f"with hold(small(Path({str(tmp_path)!r}))) as server:\n"
         "    server.wait_until_healthy(20.0); os.kill(os.getpid(), 9)"
-    ).format(repo=str(Path(__file__).parents[2]), folder=str(tmp_path))
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     wait_for(lambda: running_server(small(tmp_path)) is None)
 
 
 def test_server_that_dies_at_its_start_is_told_with_the_end_of_its_log(tmp_path):
-    with hold(small(tmp_path, "raise SystemExit('no such database')")) as server:
-        with pytest.raises(InfraError, match="(?s)ended at its start.*no such database"):
-            server.wait_until_healthy(20.0)
+    with (
+        hold(small(tmp_path, "raise SystemExit('no such database')")) as server,
+        pytest.raises(InfraError, match=r"(?s)ended at its start.*no such database"),
+    ):
+        server.wait_until_healthy(20.0)
 
 
 def test_server_that_never_answers_is_given_up(tmp_path):

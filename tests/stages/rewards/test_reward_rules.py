@@ -69,6 +69,9 @@ def test_normalise_lowers_deletes_punctuation_and_articles_and_collapses_blanks(
         "Answer: B",
         "The answer is B",
         "The answer is B because A is wrong",
+        "The answer is B. A is wrong.",
+        "The correct answer is (B). (A) is wrong.",
+        "The answer is (B) A dog",
         "The correct answer is (B)",
         "**The correct answer is (B).**",
         "(A) is wrong and so is (C). The correct answer is (B)",
@@ -88,15 +91,19 @@ def test_a_letter_is_read_in_its_usual_forms(prediction: str) -> None:
         "ABCD",
         "A B C D",
         "A, B, C, D",
+        "A\nB\nC\nD",
+        "A\n\nB",
         "A. Rome\nB. Paris\nC. Bonn\nD. Oslo",
         "A. Rome B. Paris C. Bonn D. Oslo",
-        "(A) Rome (B) Paris",
+        "(A) Rome (B) Paris (C) Bonn",
         "A or B",
         "B and C",
         "(A) or (B)",
         "The answer is A or B",
         "The answer is (A), (B)",
         "The answer is A. The answer is B.",
+        "Answer: A B C D.",
+        "Answer: A. Rome\nB. Paris",
         "A dog barked",
         "The answer is a dog",
         "Because of the rain",
@@ -106,6 +113,17 @@ def test_a_letter_is_read_in_its_usual_forms(prediction: str) -> None:
 )
 def test_dumps_hedges_and_words_name_no_letter(prediction: str) -> None:
     assert [multiple_choice(prediction, letter) for letter in "ABCD"] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("filler", ["\n", " ", "A. ", "the answer is ", "(", "1,", "-"])
+def test_every_rule_takes_bounded_time_on_a_very_long_response(filler: str) -> None:
+    response = "x" + filler * (400_000 // len(filler)) + "x"
+    started = time.process_time()
+    assert multiple_choice(response, "B") == 0
+    assert numeric_match(response, "7") == 0
+    assert cover_exact_match(response, "Paris") == 0
+    assert set_f1(response, ["Paris"]) == 0
+    assert time.process_time() - started < 10
 
 
 def test_the_gold_letter_may_stand_in_brackets() -> None:

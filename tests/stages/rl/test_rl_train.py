@@ -79,7 +79,8 @@ class Run:
     """One training run on real parts; `kill_at` raises out of the emit callback of that step."""
 
     def __init__(self, root: Path, model: Path, state: Path, compute_dtype: str = "float32", **changes) -> None:
-        self.policy = make_policy(model, temperature=1.0, compute_dtype=compute_dtype)
+        settings = {"temperature": changes.pop("trainer_temperature", 1.0), "compute_dtype": compute_dtype}
+        self.policy = make_policy(model, **settings, learning_rate=changes.pop("learning_rate", 1e-3))
         engine = TransformersEngine(model, model=self.policy.model, tokenizer=self.policy.tokenizer)
         self.source = SmallIds(
             engine,
@@ -170,10 +171,10 @@ def test_metric_keys_are_those_of_the_design(world, tmp_path):
 
 
 def test_rewards_rise_on_a_task_that_can_be_learned(world, tmp_path):
-    run = Run(*world, tmp_path, checkpoint_every_steps=100)
+    run = Run(*world, tmp_path, checkpoint_every_steps=100, learning_rate=1e-2)
     run.train(12)
     rewards = [run.emitted[step]["reward/mean"] for step in range(12)]
-    assert sum(rewards[-3:]) > sum(rewards[:3]) + 0.3
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
 
 
 def test_no_checkpoint_is_written_after_the_last_step(world, tmp_path):
@@ -228,14 +229,18 @@ def test_groups_with_equal_rewards_are_drawn_again_at_most_max_refills_times(wor
 
 
 def test_too_many_updates_that_are_not_finite_stop_the_run(world, tmp_path):
-    run = Run(*world, tmp_path, max_skipped_steps=1, aepo=SHARED["aepo"])
-    run.train(1)
-    broken = Run(*world, tmp_path / "broken", max_skipped_steps=1)
-    with torch.no_grad():
-        broken.policy.model.model.norm.weight[0] = math.nan
+    broken = Run(*world, tmp_path, max_skipped_steps=1, trainer_temperature=1e-45)  # logits overflow to infinity
     before = broken.policy.digest()
     with pytest.raises(LongfuseError, match="max_skipped_steps"):
         broken.train(4)
     assert broken.policy.digest() == before
     assert broken.emitted[0]["progress/skipped_steps"] == 1
     assert "loss/policy" not in broken.emitted[0]
+
+
+def test_an_engine_that_returns_nan_is_named(world, tmp_path):
+    run = Run(*world, tmp_path)
+    with torch.no_grad():
+        run.policy.model.model.norm.weight[0] = math.nan
+    with pytest.raises(LongfuseError, match="not finite"):
+        run.train(1)

@@ -1,0 +1,55 @@
+"""What the memory agent is asked and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.common.rollouts import Segment
+
+Document = str | Path
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one chunk did. `memory` and `plan` are those after the turn."""
+
+    number: int  # from 1
+    memory: str
+    plan: str
+    response: str
+    parsed: bool  # False: the old memory was kept
+    truncated: bool  # the response ran into turn_tokens
+    memory_cut: bool  # the memory was longer than memory_tokens
+
+
+@dataclass(frozen=True)
+class AgentResult:
+    """The answer (reasoning stripped), and how it came about."""
+
+    answer: str
+    turns: tuple[Turn, ...]
+    text: str  # the final response as generated
+    prompt_tokens: int  # over all turns and the answer
+    response_tokens: int
+    segments: tuple[Segment, ...] = field(default=(), repr=False)  # one per turn and the answer, if asked for
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Turns and what went wrong in them, for metrics."""
+        return {
+            "turns": len(self.turns),
+            "parse_failures": sum(not turn.parsed for turn in self.turns),
+            "truncated_turns": sum(turn.truncated for turn in self.turns),
+            "memory_cuts": sum(turn.memory_cut for turn in self.turns),
+        }
+
+
+@dataclass(frozen=True)
+class AgentTask:
+    """One question to one document, for `answer_all`."""
+
+    question: str
+    document: Document
+    format_instruction: str
+    seed: int
