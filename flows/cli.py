@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a stage failed; 2 something that the user can mend; 3 the 
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from pathlib import Path
@@ -179,6 +180,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as in `longfuse plan | head`
         sys.stderr.close()
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"the disk is full ({error}). Make room and run again: finished stages stay.", 3)
 
 
 def _fail(message: str, exit_code: int) -> None:

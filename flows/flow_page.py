@@ -92,15 +92,15 @@ def publish_end(session: Session) -> None:
     session.tracker.flush(timeout_seconds=30)
     text = run_markdown(session.journal.record)
     path = session.settings.state_dir / "report" / "run.md"
-    write_text(path, text)
     report = session.root / REPORT
-    for file in (path, session.root / "dvc.lock", report, report.with_suffix(".html")):
-        session.tracker.log_file(file)
     try:
+        write_text(path, text)
+        for file in (path, session.root / "dvc.lock", report, report.with_suffix(".html")):
+            session.tracker.log_file(file)
         create_markdown_artifact(key="run", markdown=text, description="Times and lineage")
         if report.is_file():
             create_markdown_artifact(
                 key="report", markdown=report.read_text(encoding="utf-8"), description="The report"
             )
-    except Exception as error:  # httpx and Prefect errors have no common root  # noqa: BLE001
-        get_run_logger().warning("the page did not take the report: %s", error)
+    except Exception as error:  # OSError, httpx and Prefect errors have no common root  # noqa: BLE001
+        get_run_logger().warning("the report of the run could not be published: %s", error)

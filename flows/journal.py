@@ -5,6 +5,7 @@ Never `dvc status`: DVC refuses that while a stage runs.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from flows.plan import Plan
 from stages.common.storage import write_text
 
+logger = logging.getLogger(__name__)
 StageState = Literal["waiting", "running", "ran", "restored", "skipped", "failed", "stopped", "not_run"]
 RunState = Literal["running", "finished", "failed", "stopped"]
 DONE: frozenset[StageState] = frozenset({"ran", "restored", "skipped"})
@@ -96,7 +98,10 @@ class Journal:
             self._write()
 
     def _write(self) -> None:
-        write_text(self._path, self._record.model_dump_json(indent=1) + "\n")
+        try:
+            write_text(self._path, self._record.model_dump_json(indent=1) + "\n")
+        except OSError as error:  # a full disk: the run must still be able to end and say so
+            logger.warning("%s cannot be written: %s", self._path, error)
 
 
 def planned_entries(plan: Plan) -> tuple[StageEntry, ...]:

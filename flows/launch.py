@@ -44,18 +44,31 @@ def launch(
 
     Raises UserError and InfraError before any work.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_signals())
-        stack.enter_context(run_lock(settings.state_dir, command))
-        params, plan = prepare(settings, request, read)
-        for line in render_plan(plan) if plan.to_do else [*_warnings(plan), summary(plan)]:
+    try:
+        with _signals(), run_lock(settings.state_dir, command):
+            return _launch(settings, request, command, progress, read)
+    except KeyboardInterrupt:
+        exit_code = 130
+    except Terminated:
+        exit_code = 143
+    progress.say("Stopped before the first stage; nothing was changed.")
+    return exit_code
+
+
+def _launch(settings: Settings, request: Request, command: str, progress: Progress, read: ReadParams) -> int:
+    params, plan = prepare(settings, request, read)
+    if not plan.to_do:
+        for line in [*(f"warning: {warning}" for warning in plan.warnings), summary(plan)]:
             progress.say(line)
-        if not plan.to_do:
-            return 0
-        for warning in check_before_work(settings):
-            progress.say(f"warning: {warning}")
-        connected, wait_for_prefect = stack.enter_context(_prefect(settings, progress))
-        session = stack.enter_context(_session(connected, request, params, plan, command, progress, wait_for_prefect))
+        return 0
+    for line in render_plan(plan):
+        progress.say(line)
+    for warning in check_before_work(settings):
+        progress.say(f"warning: {warning}")
+    with (
+        _prefect(settings, progress) as (connected, wait_for_prefect),
+        _session(connected, request, params, plan, command, progress, wait_for_prefect) as session,
+    ):
         return _run(session)
 
 
@@ -106,10 +119,6 @@ def run_deployed(request: Request, drive: Callable[[Session], Any]) -> Any:
         check_before_work(settings)
         with _session(settings, request, params, plan, command, Progress(), lambda: None) as session:
             return drive(session)
-
-
-def _warnings(plan: Plan) -> list[str]:
-    return [f"warning: {warning}" for warning in plan.warnings]
 
 
 @contextmanager

@@ -118,6 +118,7 @@ def _note_failure(session: Session, stage: str, state: State[Any]) -> None:
     """Journal a task that failed in another way than its stage did: retries used up, or an error of ours."""
     if session.journal.entry(stage).state in ("waiting", "running") and (state.is_failed() or state.is_crashed()):
         session.journal.stage(stage, state="failed", message=state.message or str(state))
+        session.progress.ended(stage, "failed", 0.0)
 
 
 def stop(session: Session, futures: dict[str, PrefectFuture[Any]]) -> None:

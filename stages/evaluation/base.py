@@ -16,7 +16,7 @@ Mode = Literal["full_context", "agent"]
 
 CUT_MARK = "\n[...]\n"
 
-# Metric by kind of answer. Wilson's interval is exact in its assumptions for the first three, which are 0 or 1.
+# Metric by kind of answer; a task type with several kinds is scored by "rule_score". The first three are 0 or 1.
 METRICS = {
     AnswerKind.TEXT: "cover_exact_match",
     AnswerKind.NUMBER: "numeric_match",
@@ -32,6 +32,7 @@ class Question:
 
     benchmark: e.g. `heldout/numerical`, `needle/512`.
     sample: question, options, gold answer and its kind; the prompts are those of training.
+    metric: equal for all questions of a benchmark.
     context: makes the text that is read; called when the question is asked, so that contexts are not all in memory.
     score: a response -> [0, 1].
     evidence_position: where the first evidence begins in the context, 0 to 1; None if there is none.

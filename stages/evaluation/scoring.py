@@ -66,20 +66,19 @@ def interval(scores: Sequence[float], seed: int) -> Interval:
 def score_rows(questions: Sequence[Question], predictions: Sequence[Prediction], seed: int) -> list[dict[str, Any]]:
     """One row per benchmark and mode, in the order in which they were asked."""
     scores: dict[tuple[str, str], list[float]] = {}
-    metrics: dict[tuple[str, str], set[str]] = {}
+    metrics: dict[tuple[str, str], str] = {}
     for question, prediction in zip(questions, predictions, strict=True):
         key = (question.benchmark, question.mode)
         scores.setdefault(key, []).append(prediction.score)
-        metrics.setdefault(key, set()).add(question.metric)
+        metrics[key] = question.metric
     rows = []
     for (benchmark, mode), values in scores.items():
-        names = metrics[benchmark, mode]
         low, high, kind = interval(values, derive_seed(seed, "bootstrap", benchmark, mode))
         rows.append(
             {
                 "benchmark": benchmark,
                 "mode": mode,
-                "metric": names.pop() if len(names) == 1 else "rule_score",  # several kinds of answers
+                "metric": metrics[benchmark, mode],
                 "n": len(values),
                 "mean": math.fsum(values) / len(values),
                 "ci_low": low,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Iterator, Sequence
+
 from stages.common.fitting import cut_to_tokens
 from stages.common.rollouts import Completion, GenerationRequest, Segment
 from stages.common.seeds import derive_seed

@@ -79,9 +79,10 @@ def overlong_penalty(batch: Batch, max_tokens: int, buffer_tokens: int) -> Tenso
 
 def engine_logprobs(batch: Batch, rollout_index_N: Tensor, token_index_N: Tensor) -> Tensor:
     """The engine's log-probabilities (temperature 1) of some scored tokens, float64 [N]."""
-    by_rollout = [[lp for segment in rollout.segments for lp in segment.logprobs] for rollout in batch.rollouts]
+    needed = set(rollout_index_N.tolist())
+    logprobs = {i: [lp for segment in batch.rollouts[i].segments for lp in segment.logprobs] for i in needed}
     pairs = zip(rollout_index_N.tolist(), token_index_N.tolist(), strict=True)
-    return torch.tensor([by_rollout[rollout][token] for rollout, token in pairs], dtype=torch.float64)
+    return torch.tensor([logprobs[rollout][token] for rollout, token in pairs], dtype=torch.float64)
 
 
 def k3_kl(trainer_N: Tensor, engine_N: Tensor) -> float:

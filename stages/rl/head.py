@@ -39,7 +39,7 @@ class _Head(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NH: Tensor, lm_head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
     ) -> tuple[Tensor, Tensor]:
-        dtype = _sum_dtype(hidden_NH)
+        dtype = _sum_dtype(lm_head_VH)
         weight_VH = lm_head_VH.to(dtype)
         logprobs_N = torch.empty(len(targets_N), dtype=dtype, device=hidden_NH.device)
         entropy_N = torch.empty_like(logprobs_N)
@@ -58,7 +58,7 @@ class _Head(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor, _entropy_grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, lm_head_VH, targets_N = ctx.saved_tensors
-        dtype = _sum_dtype(hidden_NH)
+        dtype = _sum_dtype(lm_head_VH)
         weight_VH = lm_head_VH.to(dtype)
         hidden_grad_NH = torch.empty_like(hidden_NH)
         weight_grad_VH = torch.zeros_like(weight_VH)

@@ -123,6 +123,8 @@ def run_stage(
         ),
     )
     parent_digest = policy.digest()
+    # Stages share one seed and their prompts: salted by the parent, each draws them in another order.
+    seed = derive_seed(seed, parent_digest)
     engine = TransformersEngine(
         parent, compute_dtype=train_config.compute_dtype, model=policy.model, tokenizer=policy.tokenizer
     )
@@ -169,6 +171,7 @@ def run_stage(
         "fallback": sum(entry.reason == "fallback" for entry in selected),
         "updates": progress.step,
         "skipped_updates": progress.skipped,
+        "updates_without_signal": progress.without_signal,
         "rollout_tokens": progress.tokens,
     }
 

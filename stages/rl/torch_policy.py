@@ -63,12 +63,14 @@ class TorchPolicy:
         self._names = [name for name, _ in self._master.named_parameters()]
         self._masters: list[Tensor] = list(self._master.parameters())
         self._computes: list[Tensor] = list(self.model.parameters())
+        self._head_master: Tensor = self._master.get_output_embeddings().weight
         for master in self._masters:
             master.grad = torch.zeros_like(master)
         if self.model is not self._master:
             self._master.requires_grad_(False)
             for compute, master in zip(self._computes, self._masters, strict=True):
                 compute.register_post_accumulate_grad_hook(_move_gradient_into(master))
+        self._head_VH = self._float32_head()
         self._optimizer = torch.optim.AdamW(
             self._masters,
             lr=learning_rate,
@@ -119,6 +121,9 @@ class TorchPolicy:
             loss, row_scores = self._accumulate_row(row, advantages, weights, raw=index == 0)
             total += loss
             scores.append(row_scores)
+        if self._head_VH is not self._head_master and self._head_VH.grad is not None:
+            _grad(self._head_master).add_(self._head_VH.grad)
+            self._head_VH.grad = None
         return total, scores
 
     def _accumulate_row(
@@ -154,15 +159,24 @@ class TorchPolicy:
         return hidden_TH[row.hidden_index_N.to(self.device)]
 
     def _score(self, row: PackedRow, hidden_NH: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        weight_VH = self.model.get_output_embeddings().weight
         targets_N = row.target_N.to(self.device)
-        return token_logprobs_and_entropy(hidden_NH, weight_VH, targets_N, temperature, self._head_chunk_tokens)
+        return token_logprobs_and_entropy(hidden_NH, self._head_VH, targets_N, temperature, self._head_chunk_tokens)
+
+    def _float32_head(self) -> Tensor:
+        """The LM head as the head's sums take it: the compute model's values, in float32, so that neither they nor
+        their gradient are converted row by row. With float32 compute it is the model's own tensor.
+        """
+        if self.model is self._master:
+            return self._head_master
+        head: Tensor = self.model.get_output_embeddings().weight.detach().float()
+        return head.requires_grad_()
 
     def _refresh_compute(self) -> None:
         if self.model is not self._master:
             with torch.no_grad():
                 for compute, master in zip(self._computes, self._masters, strict=True):
                     compute.copy_(master)
+                self._head_VH.copy_(self.model.get_output_embeddings().weight)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights that engines load, in the compute type, by state-dict name; tied ones once."""

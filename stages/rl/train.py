@@ -51,10 +51,14 @@ class TrainPlan:
 
 @dataclass
 class Progress:
-    """The loop's own state, part of every checkpoint."""
+    """The loop's own state, part of every checkpoint.
+
+    skipped: updates that were not finite. without_signal: updates in which every advantage was 0 (weight decay only).
+    """
 
     step: int = 0
     skipped: int = 0
+    without_signal: int = 0
     prompts: int = 0
     tokens: int = 0
     previous_entropy: float | None = None
@@ -133,7 +137,7 @@ def train(
         )
         times["train"] = time.perf_counter() - started
         entropy_BT = _entropy_grid(batch, rows, stats.scores)
-        _count(progress, batch, entropy_BT, stats, shared.max_skipped_steps)
+        _count(progress, batch, advantages_B, entropy_BT, stats, shared.max_skipped_steps)
 
         # 5. New weights into the engine; numbers out
         started = time.perf_counter()
@@ -245,13 +249,18 @@ def _entropy_grid(batch: Batch, rows: Sequence[PackedRow], scores: Sequence[Toke
     return to_grid(rows, [score.entropy_N for score in scores], *batch.shape)
 
 
-def _count(progress: Progress, batch: Batch, entropy_BT: Tensor, stats: StepStats, max_skipped: int) -> None:
+def _count(
+    progress: Progress, batch: Batch, advantages_B: Tensor, entropy_BT: Tensor, stats: StepStats, max_skipped: int
+) -> None:
     """Advance the counters. LongfuseError if too many updates were skipped."""
     progress.prompts += len(batch.groups)
     progress.tokens += int(batch.tokens_B.sum())
     entropy = batch_entropy(entropy_BT, batch.mask_BT)
     if math.isfinite(entropy):
         progress.previous_entropy = entropy
+    if not advantages_B.any():
+        progress.without_signal += 1
+        logger.warning("the rewards of every group were equal: this update learned nothing")
     if stats.skipped:
         progress.skipped += 1
         logger.warning("update skipped: loss %s, gradient norm %s", stats.loss, stats.grad_norm)

@@ -161,13 +161,13 @@ def test_error_of_the_store_is_told_once_and_fails_nothing(settings, caplog):
     tracker = PipelineTracker(settings, interval_seconds=0.05)
     parent = tracker.start("run", {}, {}).result()
     tracker.flush(10.0)
-    tracker.run_id = "no-such-run"
+    tracker._runs.parent = "no-such-run"
     with caplog.at_level(logging.WARNING, logger="infra.tracking"):
         tracker.log_text("x", "a.txt")
         tracker.tag({"k": "v"})
         tracker.flush(10.0)
     assert len([r for r in caplog.records if r.name == "infra.tracking"]) == 1
-    tracker.run_id = parent
+    tracker._runs.parent = parent
     tracker.end("FINISHED")
 
 

@@ -21,14 +21,17 @@ def heldout_questions(
     """
     questions = []
     for task in TaskType:
-        chosen = [sample for sample in samples if sample.task_type is task][: questions_per_task.get(task.value, 0)]
+        of_task = [sample for sample in samples if sample.task_type is task]
+        chosen = of_task[: questions_per_task.get(task.value, 0)]
+        # Named after all samples of the task, so that the name is the same however few a model is asked.
+        metrics = {METRICS[sample.answer_kind] for sample in of_task}
         questions += [
             Question(
                 benchmark=f"heldout/{task.value}",
                 mode=mode,
                 sample=sample,
                 context=partial(materialise_context, sample, documents),
-                metric=METRICS[sample.answer_kind],
+                metric=min(metrics) if len(metrics) == 1 else "rule_score",
                 score=partial(reward, sample),
                 evidence_position=evidence_position(sample),
             )

@@ -1,92 +1,19 @@
-"""The evaluation flow: what is asked, how it is scored, what is written, and what happens after a crash."""
+"""The evaluation flow: what is asked, how it is scored, and what happens after a crash."""
 
 import json
 import logging
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from evaluation_examples import CAPITALS, SAMPLES, SEED, document, sample, stage_config
 
-from stages.common.config import TrainConfig
-from stages.common.errors import InputError
-from stages.common.records import AnswerKind, Category, Document, Evidence, Sample, Span, TaskType
-from stages.common.storage import DocumentStore, md5_of_folder, read_json, write_jsonl, write_model_pointer
+from stages.common.records import AnswerKind, Category
+from stages.common.storage import DocumentStore, write_jsonl
 from stages.engines.scripted_engine import ByteTokenizer, ScriptedEngine
 from stages.evaluation import asking
 from stages.evaluation.asking import ask_all, chunks_of
-from stages.evaluation.base import CUT_MARK, full_context_prompt
-from stages.evaluation.benchmarks.heldout import evidence_position, heldout_questions
-from stages.evaluation.config import EvaluatePlan, EvaluateSharedConfig, EvaluateStage
-from stages.evaluation.evaluate import build_questions, run
+from stages.evaluation.benchmarks.heldout import heldout_questions
+from stages.evaluation.evaluate import build_questions
 from stages.evaluation.scoring import score_rows
-from stages.memory.config import MemoryAgentConfig
-
-CAPITALS = "The capital of Norway is Oslo. It lies at a fjord. The capital of Peru is Lima. It lies at the sea. " * 8
-CHAT = "# Session\n\n" + "\n".join(
-    f"{'ann' if i % 2 else 'bob'}: this is {word} turn number {word}"
-    for i, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
-    )
-)
-SEED = 17
-
-
-def document(category, name, text):
-    return Document(
-        id=f"{category}/{name}", category=category, title=name, text=text, source=f"{category}/{name}.md",
-        format="markdown", tokens=len(text),
-    )  # fmt: skip
-
-
-def sample(number, task=TaskType.MULTI_HOP, kind=AnswerKind.TEXT, answer="Oslo", **changes):
-    values = {
-        "id": f"{task.value}-{number}", "task_type": task, "question": f"Question {number}: capital of Norway?",
-        "answer": answer, "answer_kind": kind, "proof": {"kind": "quote"}, "generator": "test", "seed": 1,
-        "evidence": [Evidence(document_id="general/capitals", start=25, end=29, quote="Oslo")],
-        "context": [Span(document_id="general/capitals", start=0, end=100)], "context_tokens": 100,
-    }  # fmt: skip
-    return Sample(**{**values, **changes})
-
-
-def stage_config(**changes):
-    shared = {
-        "max_input_tokens": 1200, "max_output_tokens": 40, "temperature": 0.0, "top_p": 1.0,
-        "needle_tokens": [200, 400], "dialogue_tokens": [300],
-        "agent": MemoryAgentConfig(chunk_tokens=300, memory_tokens=40, turn_tokens=60, answer_tokens=30),
-    }  # fmt: skip
-    plan = {
-        "questions_per_task": {"multi_hop": 3, "numerical": 1, "multiple_choice": 0},
-        "needle_questions": 2, "dialogue_questions": 1, "agent_questions_per_task": 1,
-    }  # fmt: skip
-    for section in (shared, plan):
-        section.update({key: value for key, value in changes.items() if key in section})
-    return EvaluateStage(
-        shared=EvaluateSharedConfig(**shared),
-        plan=EvaluatePlan(**plan),
-        train=TrainConfig(cpu_threads=1, compute_dtype="float32"),
-        seed=SEED,
-    )
-
-
-SAMPLES = [
-    sample(1),
-    sample(2, TaskType.NUMERICAL, AnswerKind.NUMBER, "42"),
-    sample(3),
-    sample(4, TaskType.MULTIPLE_CHOICE, AnswerKind.LETTER, "B", choices=["Lima", "Oslo", "Rome", "Bern"]),
-    sample(5, answer="Lima"),
-    sample(6),
-]
-
-
-@pytest.fixture
-def documents(tmp_path):
-    path = tmp_path / "documents.jsonl"
-    write_jsonl(
-        path,
-        [document(Category.GENERAL, "capitals", CAPITALS), document(Category.DIALOGUES, "chat", CHAT)],
-    )
-    return DocumentStore([path])
 
 
 def oracle(prompt, request, index):
@@ -205,6 +132,8 @@ def test_a_benchmark_of_several_kinds_of_answers_says_so(documents, tmp_path):
     (row,) = score_rows(questions, predictions, SEED)
     assert row["metric"] == "rule_score"
     assert row["mean"] == pytest.approx((1 + 2 / 3) / 2)
+    (one,) = heldout_questions(samples, documents, {"multi_hop": 1}, "full_context")
+    assert one.metric == "rule_score"  # named alike however few are asked
 
 
 def test_the_prompt_is_the_one_of_training(documents, tmp_path):
@@ -266,53 +195,6 @@ def test_a_state_file_of_other_questions_is_not_used(documents, tmp_path):
     assert len(engines) == 1
 
 
-def test_a_long_context_loses_its_middle_and_keeps_the_question():
-    context = "START " + "middle " * 300 + "END"
-    tokenizer = ByteTokenizer()
-    prompt = full_context_prompt(sample(1), context, tokenizer, 500)
-    text = tokenizer.decode(prompt)
-    assert 495 <= len(prompt) <= 500
-    assert "<documents>\nSTART middle" in text
-    assert CUT_MARK in text
-    assert "middle END\n</documents>" in text
-    assert "Question 1: capital of Norway?\nAnswer with the name or phrase only." in text
-
-
-def test_a_context_that_fits_exactly_is_whole():
-    tokenizer = ByteTokenizer()
-    length = len(full_context_prompt(sample(1), "some context", tokenizer, 10_000))
-    assert "some context" in tokenizer.decode(full_context_prompt(sample(1), "some context", tokenizer, length))
-    assert CUT_MARK in tokenizer.decode(full_context_prompt(sample(1), "some context", tokenizer, length - 1))
-
-
-def test_a_question_over_the_limit_is_refused_with_the_numbers():
-    with pytest.raises(
-        InputError, match=r"question multi_hop-1 has \d+ tokens without any context, .* is 60. Raise it"
-    ):
-        full_context_prompt(sample(1), "context", ByteTokenizer(), 60)
-
-
-@pytest.mark.parametrize(
-    ("context", "position"),
-    [
-        ([("a", 0, 100), ("b", 0, 100)], (100 + 40) / 200),
-        ([("b", 40, 60), ("a", 0, 60)], 0.0),
-        ([("b", 0, 40), ("a", 0, 60)], None),
-        ([], None),
-    ],
-)
-def test_evidence_position_is_a_share_of_the_context(context, position):
-    asked = sample(
-        1,
-        evidence=[
-            Evidence(document_id="b", start=50, end=52, quote="xx"),
-            Evidence(document_id="b", start=40, end=42, quote="xx"),
-        ],
-        context=[Span(document_id=name, start=start, end=end) for name, start, end in context],
-    )
-    assert evidence_position(asked) == position
-
-
 def test_a_corpus_without_conversations_has_no_recall_questions_and_says_so(tmp_path, caplog):
     path = tmp_path / "documents.jsonl"
     write_jsonl(path, [document(Category.CODE, "x", "print(1)")])
@@ -321,114 +203,3 @@ def test_a_corpus_without_conversations_has_no_recall_questions_and_says_so(tmp_
     assert questions == []
     assert "dialogue_recall/300: only 0 of 1 questions" in caplog.text
     assert "needle/200: " in caplog.text
-
-
-# --- the stage with a real, tiny, random model ------------------------------------------------------------------------
-
-
-def write_tiny_model(folder):
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*alphabet, "<end>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
-    fast.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}assistant:"
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=2048, eos_token_id=vocabulary["<end>"],
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
-@pytest.fixture
-def stage_inputs(tmp_path, documents):
-    model_data = tmp_path / "outputs" / "model" / "data"
-    write_tiny_model(model_data / "model")
-    write_model_pointer(model_data, model_data / "model")
-    heldout = tmp_path / "heldout.jsonl"
-    write_jsonl(heldout, SAMPLES)
-    return {"model": model_data, "heldout": heldout, "documents": tmp_path / "documents.jsonl"}
-
-
-def run_stage(tmp_path, inputs, name="sft", state="state", emit=lambda step, values: None, **changes):
-    out_dir = tmp_path / "runs" / name / "data"
-    out_dir.mkdir(parents=True)
-    (tmp_path / state).mkdir(exist_ok=True)
-    counts = run(stage_config(max_output_tokens=4, **changes), inputs, out_dir, tmp_path / state, emit)
-    return out_dir, counts
-
-
-def test_the_stage_writes_predictions_and_scores_and_repeats_its_bytes(tmp_path, stage_inputs):
-    emitted = []
-    # Four output tokens are fewer than a recall answer has, so there is no such question.
-    out_dir, counts = run_stage(tmp_path, stage_inputs, emit=lambda step, values: emitted.append((step, values)))
-    assert sorted(path.name for path in out_dir.iterdir()) == ["predictions.jsonl", "scores.json"]
-    rows = [json.loads(line) for line in (out_dir / "predictions.jsonl").read_text().splitlines()]
-    assert [sorted(row) for row in rows] == [
-        sorted(
-            [
-                "benchmark",
-                "mode",
-                "sample_id",
-                "task_type",
-                "question",
-                "gold",
-                "prediction",
-                "score",
-                "prompt_tokens",
-                "response_tokens",
-                "evidence_position",
-            ]
-        )
-    ] * 12
-    scores = read_json(out_dir / "scores.json")
-    assert scores["model"] == "sft"
-    assert [(row["benchmark"], row["mode"], row["n"]) for row in scores["scores"]] == [
-        ("heldout/multi_hop", "full_context", 3),
-        ("heldout/numerical", "full_context", 1),
-        ("needle/200", "full_context", 2),
-        ("needle/400", "full_context", 2),
-        ("heldout/multi_hop", "agent", 1),
-        ("heldout/numerical", "agent", 1),
-        ("heldout/multiple_choice", "agent", 1),
-        ("needle/400", "agent", 1),
-    ]
-    assert counts["questions"] == 12
-    assert counts["prompt_tokens"] == sum(row["prompt_tokens"] for row in rows)
-    assert str(tmp_path) not in (out_dir / "scores.json").read_text()
-    assert emitted[0] == (
-        0,
-        {"progress/prompts": 8.0, "progress/tokens": pytest.approx(emitted[0][1]["progress/tokens"])},
-    )
-    assert "score/needle/400/agent" in emitted[-1][1]
-    again, _ = run_stage(tmp_path, stage_inputs, name="again/sft", state="other_state")
-    assert md5_of_folder(out_dir) == md5_of_folder(again)
-
-
-def test_a_broken_heldout_row_is_named(tmp_path, stage_inputs):
-    stage_inputs["heldout"].write_text(SAMPLES[0].model_dump_json() + '\n{"id": "x"}\n')
-    with pytest.raises(InputError, match=r"heldout.jsonl: record 2 is no Sample"):
-        run_stage(tmp_path, stage_inputs)
-
-
-def test_a_heldout_row_of_another_corpus_is_refused(tmp_path, stage_inputs):
-    stray = sample(1, context=[Span(document_id="general/none", start=0, end=5)])
-    write_jsonl(stage_inputs["heldout"], [stray])
-    with pytest.raises(InputError, match="no document 'general/none'"):
-        run_stage(tmp_path, stage_inputs)
-
-
-def test_lengths_that_the_window_cannot_hold_are_refused(tmp_path, stage_inputs):
-    agent = MemoryAgentConfig(chunk_tokens=4000, memory_tokens=40, turn_tokens=60, answer_tokens=30)
-    with pytest.raises(InputError, match="window has 2048"):
-        run_stage(tmp_path, stage_inputs, agent=agent)
-
-
-def test_no_heldout_questions_at_all_still_gives_the_other_benchmarks(tmp_path, stage_inputs):
-    stage_inputs["heldout"].write_text("")
-    out_dir, counts = run_stage(tmp_path, stage_inputs)
-    assert counts["questions"] == 5
-    assert {row["benchmark"] for row in read_json(out_dir / "scores.json")["scores"]} == {"needle/200", "needle/400"}
