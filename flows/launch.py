@@ -6,6 +6,7 @@ opened. If nothing is to be done, nothing is started or imported.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -66,6 +67,7 @@ def _launch(settings: Settings, request: Request, command: str, progress: Progre
     for warning in check_before_work(settings):
         progress.say(f"warning: {warning}")
     with (
+        _warnings_shown(progress),
         _prefect(settings, progress) as (connected, wait_for_prefect),
         _session(connected, request, params, plan, command, progress, wait_for_prefect) as session,
     ):
@@ -134,6 +136,25 @@ def _signals() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
+
+
+@contextmanager
+def _warnings_shown(progress: Progress) -> Iterator[None]:
+    """Warnings of ours among the lines of the run; Prefect takes over the root logger."""
+
+    class Say(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.say(f"warning: {record.getMessage()}")
+
+    handler = Say(level=logging.WARNING)
+    ours = [logging.getLogger(name) for name in ("infra", "flows")]
+    for logger in ours:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in ours:
+            logger.removeHandler(handler)
 
 
 @contextmanager

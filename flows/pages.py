@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from infra.errors import InfraError
 from infra.mlflow_store import check_reachable, open_store
 from infra.servers import Server, check_prefect_reachable, hold, mlflow_spec, prefect_spec
 from infra.settings import TELEMETRY_OFF, Settings, export, prefect_environment
@@ -36,9 +35,6 @@ def show_pages(settings: Settings, say: Say) -> None:
             say("Ctrl-C stops them; runs that are going on are not touched.")
             while True:
                 time.sleep(1.0)
-                for server in servers:
-                    if not server.is_alive():
-                        raise InfraError(f"the {server.spec.name} server ended; see {server.spec.log}.")
         except KeyboardInterrupt:
             say("Stopped.")
 

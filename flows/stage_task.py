@@ -56,9 +56,10 @@ def stage_work(session: Session, planned: PlannedStage, position: int) -> Callab
 
 def _do(session: Session, planned: PlannedStage, position: int) -> State[Any]:
     name, tracker = planned.stage, session.tracker
+    model = uses_model(name) and planned.action == "run"  # what is restored needs no machine
     started = time.time()
     try:
-        with session.slots.hold(uses_model=uses_model(name), position=position):
+        with session.slots.hold(uses_model=model, position=position):
             started = time.time()
             session.journal.stage(name, state="running", started=started)
             session.progress.started(name)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +32,8 @@ from infra.settings import Settings, child_environment, prefect_environment
 HEALTH_SECONDS = 90.0  # a new database on a busy two-core machine took 15
 HOLD_SECONDS = 20.0  # a supervisor that is just stopping a server keeps us waiting
 LOOPBACK = "127.0.0.1"
+MAX_REVIVALS = 5
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +81,23 @@ def mlflow_spec(settings: Settings) -> ServerSpec:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Server:
     """A server that this process holds; it may still be starting."""
 
     spec: ServerSpec
     port: int
-    supervisor_pid: int
+    healthy: threading.Event = field(default_factory=threading.Event)
 
     @property
     def address(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def supervisor_pid(self) -> int:
+        """Its supervisor now: a server that died is started anew."""
+        known = _recorded(self.spec)
+        return known[1] if known else -1
 
     def is_alive(self) -> bool:
         return _supervises(self.supervisor_pid, self.spec)
@@ -97,6 +107,7 @@ class Server:
         deadline = time.monotonic() + seconds
         while self.is_alive():
             if self._listens() and _answers(self.address + self.spec.health_path):
+                self.healthy.set()
                 return
             if time.monotonic() > deadline:
                 raise InfraError(
@@ -130,27 +141,59 @@ def hold(spec: ServerSpec) -> Iterator[Server]:
     """Use the tree's server: reuse the one that runs, else start one. It may not answer yet, see `wait_until_healthy`."""
     spec.folder.mkdir(parents=True, exist_ok=True)
     spec.log.parent.mkdir(parents=True, exist_ok=True)
-    holders = spec.folder / "holders.lock"
-    with holders.open("a") as held:
+    with (spec.folder / "holders.lock").open("a") as held:
         _lock(held, fcntl.LOCK_SH, HOLD_SECONDS, f"the {spec.name} server is being stopped and does not end")
-        with (spec.folder / "start.lock").open("a") as starting:
-            _lock(starting, fcntl.LOCK_EX, HOLD_SECONDS, f"another process is starting the {spec.name} server")
-            server = running_server(spec) or _start(spec, holders)
-        yield server
+        server = _running_or_started(spec, spec.preferred_port)
+        over = threading.Event()
+        reviver = threading.Thread(target=_revive, args=(server, over), name=f"revive {spec.name}", daemon=True)
+        reviver.start()
+        try:
+            yield server
+        finally:
+            over.set()
+            reviver.join(HOLD_SECONDS)
+
+
+def _revive(server: Server, over: threading.Event) -> None:
+    """Start the server anew, at its old address, should it die while it is held: clients try again for some seconds."""
+    for _ in range(MAX_REVIVALS):
+        while not server.healthy.is_set() or server.is_alive():
+            if over.wait(0.5):
+                return
+        logger.warning("the %s server died; it is started anew. Its log: %s", server.spec.name, server.spec.log)
+        server.healthy.clear()
+        try:
+            _running_or_started(server.spec, server.port)
+            server.wait_until_healthy()
+        except InfraError as error:
+            logger.warning("the %s server could not be started anew: %s", server.spec.name, error)
+            return
+
+
+def _running_or_started(spec: ServerSpec, port: int) -> Server:
+    with (spec.folder / "start.lock").open("a") as starting:
+        _lock(starting, fcntl.LOCK_EX, HOLD_SECONDS, f"another process is starting the {spec.name} server")
+        return running_server(spec) or _start(spec, port)
 
 
 def running_server(spec: ServerSpec) -> Server | None:
     """The server of this tree that is running now, if any. Starts and holds nothing."""
+    known = _recorded(spec)
+    return Server(spec=spec, port=known[0]) if known is not None and _supervises(known[1], spec) else None
+
+
+def _recorded(spec: ServerSpec) -> tuple[int, int] | None:
+    """Port and supervisor of the server that was started last, if that is known."""
     try:
         known = json.loads((spec.folder / "server.json").read_text(encoding="utf-8"))
-        server = Server(spec=spec, port=int(known["port"]), supervisor_pid=int(known["pid"]))
-    except (OSError, ValueError, KeyError):
+        return int(known["port"]), int(known["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return server if server.is_alive() else None
 
 
-def _start(spec: ServerSpec, holders: Path) -> Server:
-    port = free_port(spec.preferred_port)
+def _start(spec: ServerSpec, wanted_port: int) -> Server:
+    port = free_port(wanted_port)
+    holders = spec.folder / "holders.lock"
     supervisor = [sys.executable, "-P", str(Path(infra.supervise.__file__)), "holders", str(holders), "--"]
     with spec.log.open("ab") as log:
         process = subprocess.Popen(
@@ -162,8 +205,10 @@ def _start(spec: ServerSpec, holders: Path) -> Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for us: the flow still has states to report
         )
-    (spec.folder / "server.json").write_text(json.dumps({"port": port, "pid": process.pid}), encoding="utf-8")
-    return Server(spec=spec, port=port, supervisor_pid=process.pid)
+    record = spec.folder / "server.json"
+    record.with_suffix(".partial").write_text(json.dumps({"port": port, "pid": process.pid}), encoding="utf-8")
+    record.with_suffix(".partial").replace(record)
+    return Server(spec=spec, port=port)
 
 
 def free_port(preferred: int) -> int:

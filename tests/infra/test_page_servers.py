@@ -62,6 +62,16 @@ def test_server_is_shared_and_ends_with_its_last_holder(tmp_path):
         third.wait_until_healthy(20.0)
 
 
+def test_server_that_dies_while_it_is_held_comes_back_at_its_address(tmp_path):
+    with hold(small(tmp_path)) as server:
+        server.wait_until_healthy(20.0)
+        first = server.supervisor_pid
+        psutil.Process(first).kill()
+        wait_for(lambda: server.healthy.is_set() and server.supervisor_pid != first)
+        server.wait_until_healthy(5.0)
+    wait_for(lambda: not server.is_alive())
+
+
 def test_killed_holder_lets_go(tmp_path):
     code = (
         f"import sys, os; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); from pathlib import Path\n"

@@ -126,7 +126,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("name", ["rl@stage2", "memory_rl"])
 def test_a_killed_stage_continues_to_the_same_bytes(world, tmp_path, name):
-    shared = {"overlong": "keep", "checkpoint_every_steps": 1, "aepo": {"entropy_low": 0.01, "entropy_high": 9.0}}
+    shared = {
+        "group_size": 2,
+        "overlong": "keep",
+        "checkpoint_every_steps": 1,
+        "aepo": {"entropy_low": 0.01, "entropy_high": 9.0},
+    }
     stage = LENGTHS | {"filter_prompts": 10, "filter_rollouts": 2, "steps": 3}
     memory = {"agent": AGENT, "max_input_tokens": 400, "steps": 2, "filter_prompts": 5, "filter_rollouts": 2}
     config = config_of(name, rl={"shared": shared, "stage2": stage}, memory_rl=memory)
