@@ -115,6 +115,7 @@ def prepare_process(spec: StageSpec, config: Section) -> None:
     Sums in another order differ in their last bits, so the number of threads is part of a model stage's parameters.
     """
     export(TELEMETRY_OFF)
+    export({"TQDM_DISABLE": "1"})  # bars of libraries would stand in the log as fragments
     if spec.name not in STAGES_WITH_NETWORK:
         export({"HF_HUB_OFFLINE": "1"})
     train = getattr(config, "train", None)
@@ -124,6 +125,9 @@ def prepare_process(spec: StageSpec, config: Section) -> None:
     export({name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
     export({"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"})
     import torch
+
+    if not torch.cuda.is_available():
+        export({"DS_ACCELERATOR": "cpu"})  # transformers loads DeepSpeed on saving if it is there; it would warn
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from stages.common.seeds import rng
 from stages.common.storage import DocumentStore, iter_records, write_json, write_jsonl
 from stages.common.tokens import TokenCounter
 from stages.synthesis.config import AssembleConfig, AssembleStage
-from stages.synthesis.distractors import DistractorSource, distractor
+from stages.synthesis.distractors import DistractorSource, Place, distractor
 from stages.synthesis.excerpts import excerpts_over
 
 log = logging.getLogger(__name__)
@@ -136,9 +136,11 @@ def assemble_sample(
         return f"the evidence takes {draft.tokens} tokens, a context holds {limits.max_context_tokens}"
     evidence_documents = len(draft.excerpts)
     size = min(share, limits.max_span_tokens)
-    _add_distractors(draft, pair, documents, source, counter, size, target, chance)
+    hard = rng(seed, "hard", pair.id).random() < limits.hard_distractors
+    _add_distractors(draft, pair, documents, source.places(pair, chance, hard=hard), counter, size, target, chance)
     if draft.tokens < limits.min_context_tokens:  # the last excerpt ended at a line's end before the target
-        _add_distractors(draft, pair, documents, source, counter, size, limits.max_context_tokens, chance)
+        more = source.places(pair, chance, hard=hard)
+        _add_distractors(draft, pair, documents, more, counter, size, limits.max_context_tokens, chance)
     return _finish(pair, draft, evidence_documents, documents, counter, limits.max_context_tokens, seed)
 
 
@@ -184,14 +186,14 @@ def _add_distractors(
     draft: _Draft,
     pair: QAPair,
     documents: DocumentStore,
-    source: DistractorSource,
+    places: Iterator[Place],
     counter: TokenCounter,
     size: int,
     target: int,
     chance: random.Random,
 ) -> None:
     """Other documents' excerpts of about `size` tokens until the target; the last one takes what is left."""
-    for place in islice(source.places(pair, chance), _TRIES_PER_SAMPLE):
+    for place in islice(places, _TRIES_PER_SAMPLE):
         left = target - draft.tokens
         if left < _SMALLEST_DISTRACTOR_TOKENS:
             return

@@ -31,6 +31,11 @@ class AssembleConfig(Section):
 
     min_context_tokens: int = Field(ge=64, description="Target lengths are drawn uniformly between these two.")
     max_context_tokens: int = Field(ge=64, description="Longest target length, in tokens of the base model.")
+    hard_distractors: float = Field(
+        ge=0,
+        le=1,
+        description="Share of the look-up questions whose distractors hold the same attribute of other entities; 1 is hardest.",
+    )
     max_span_tokens: int = Field(ge=32, description="Longest excerpt taken from one document, evidence included.")
 
 

@@ -86,15 +86,19 @@ class DistractorSource:
                 places.append(Place(document.id, position, position + len(line)))
             position += len(line) + 1
 
-    def places(self, pair: QAPair, chance: random.Random) -> Iterator[Place]:
-        """Places in order of preference, without end unless there are no other documents."""
+    def places(self, pair: QAPair, chance: random.Random, *, hard: bool = True) -> Iterator[Place]:
+        """Places in order of preference, without end unless there are no other documents.
+
+        hard: the same attribute of other entities comes first; otherwise any place of the category is as good.
+        """
         own = {span.document_id for span in pair.evidence}
         named = [Place(span["document_id"], span["start"], span["end"]) for span in pair.proof.get("distractors", [])]
         near = [place for place in named if place.document_id not in own and place.document_id in self._category]
         for key in dict.fromkeys(self._keys.get(pair.id, [])):
             near += [place for place in self._places[key] if place.document_id not in own]
         chance.shuffle(near)
-        yield from near
+        if hard:
+            yield from near
         category = self._category.get(next(iter(own), ""), "")
         same = [document_id for document_id in self._by_category.get(category, []) if document_id not in own]
         others = [document_id for document_id in self._category if document_id not in own]

@@ -31,7 +31,7 @@ LANDS = [
     country("Cagliostro", "Cagli", 30),
     country("Drackenberg", "Drack", 40),
 ]
-LIMITS = AssembleConfig(min_context_tokens=120, max_context_tokens=160, max_span_tokens=60)
+LIMITS = AssembleConfig(min_context_tokens=120, max_context_tokens=160, max_span_tokens=60, hard_distractors=1.0)
 
 
 def pair_of(sample, **changes):
@@ -130,6 +130,18 @@ def test_files_of_one_series_are_no_distractors_for_look_ups_of_each_other():
     reading = pair.model_copy(update={"task_type": TaskType.READING_COMPREHENSION})
     assert not too_close(reading, ten_q, [ten_k])
     assert too_close(reading, doc("x", "text", title="Filing aapl-10K"), [ten_k])
+
+
+def test_easy_distractors_come_from_anywhere(tmp_path):
+    pair, documents = coast_question(), store(tmp_path, *LANDS)
+    source = DistractorSource(documents, [pair])
+    hard = [place.end - place.start for place, _ in zip(source.places(pair, random.Random(1)), range(3), strict=False)]
+    easy = [
+        place.end - place.start
+        for place, _ in zip(source.places(pair, random.Random(1), hard=False), range(3), strict=False)
+    ]
+    assert min(hard) > 0  # whole coastline sections
+    assert easy == [0, 0, 0]  # bare positions
 
 
 def test_a_named_distractor_is_taken_first(tmp_path):
