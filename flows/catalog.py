@@ -55,7 +55,8 @@ class StageSpec:
 
     def config_type(self) -> type[Section]:
         loaded = _load(self.config)
-        assert isinstance(loaded, type) and issubclass(loaded, Section)
+        assert isinstance(loaded, type)
+        assert issubclass(loaded, Section)
         return loaded
 
     def run_function(self) -> Callable[..., dict[str, int]]:

@@ -167,13 +167,13 @@ def _command() -> str:
 def main() -> None:
     """The console script: errors of ours become a message on stderr and an exit code, never a traceback."""
     from infra.errors import InfraError
-    from stages.common.errors import EnvironmentFailure, UserError
+    from stages.common.errors import EnvironmentFailureError, UserError
 
     try:
         app()
     except UserError as error:
         _fail(str(error), 2)
-    except (EnvironmentFailure, InfraError) as error:
+    except (EnvironmentFailureError, InfraError) as error:
         _fail(str(error), 3)
     except KeyboardInterrupt:
         _fail("interrupted; nothing that is finished is lost.", 130)

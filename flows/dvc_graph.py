@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.common.errors import ConfigError, EnvironmentFailure, InputError
+from stages.common.errors import ConfigError, EnvironmentFailureError, InputError
 
 _LOCK_WAIT_SECONDS = 1.0
 
@@ -71,7 +71,7 @@ class DagStage:
 class Dag:
     """The project's DAG in topological order; with `only` that stage alone, without neighbours and dvc.lock.
 
-    Raises ConfigError if dvc.yaml is broken or a parameter that it names is missing, EnvironmentFailure if DVC cannot
+    Raises ConfigError if dvc.yaml is broken or a parameter that it names is missing, EnvironmentFailureError if DVC cannot
     work in this folder at all.
     """
 
@@ -281,16 +281,16 @@ def _open_repo(root: Path) -> Any:
     try:
         return Repo(str(root))
     except NotDvcRepoError:
-        raise EnvironmentFailure(
+        raise EnvironmentFailureError(
             f"{root} holds no .dvc folder. Get the project with `git clone`; a copy must include .dvc/config."
         ) from None
     except SCMError:
-        raise EnvironmentFailure(
+        raise EnvironmentFailureError(
             f"{root} is no git repository, and DVC works in one only. Get the project with `git clone`, or make one: "
             "`git init && git add -A && git commit -m start`."
         ) from None
     except (DvcException, OSError) as error:
-        raise EnvironmentFailure(f"DVC cannot open {root}: {error}") from None
+        raise EnvironmentFailureError(f"DVC cannot open {root}: {error}") from None
 
 
 def _load_dvc_file(repo: Any, root: Path, params: Mapping[str, Any], lock_text: str) -> Any:

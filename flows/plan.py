@@ -90,7 +90,7 @@ def make_plan(
     only, from_: see `select`.
 
     Raises ConfigError (params.yaml, dvc.yaml, an unknown stage), InputError (the corpus or another source is missing) and
-    EnvironmentFailure (no DVC project, no git repository).
+    EnvironmentFailureError (no DVC project, no git repository).
     """
     values = read_yaml(root / "params.yaml") if params is None else params
     if "ingest" in values:

@@ -42,7 +42,7 @@ from infra.provenance import source_state
 from infra.settings import STAGES_WITH_NETWORK, TELEMETRY_OFF, Settings, export, find_root, load_settings
 from infra.spool import start_stage_run
 from stages.common.config import Section
-from stages.common.errors import EnvironmentFailure, UserError
+from stages.common.errors import EnvironmentFailureError, UserError
 from stages.common.storage import write_json
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 def run_stage(root: Path, name: str, settings: Settings) -> dict[str, int]:
     """Run one stage in the current process; the current folder must be `root`. Returns its counts.
 
-    Raises UserError, EnvironmentFailure or whatever the stage raises.
+    Raises UserError, EnvironmentFailureError or whatever the stage raises.
     """
     started = time.time()
     spec = stage_spec(name)
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         _tell(f"Error in stage {name}: {error}")
         return 2
-    except (EnvironmentFailure, InfraError) as error:
+    except (EnvironmentFailureError, InfraError) as error:
         _tell(f"Stage {name} failed: {error}")
         return 3
     except Exception as error:  # the last line of defence: report and fail, never go on  # noqa: BLE001

