@@ -31,6 +31,8 @@ def final_message(record: RunRecord, log_dir: Path) -> list[str]:
         seconds = (record.ended or time.time()) - record.started
         count = "1 stage is" if len(record.stages) == 1 else f"All {len(record.stages)} stages are"
         lines.append(f"{count} up to date ({seconds_text(seconds)}).")
+        if any(entry.stage == "report" for entry in done):
+            lines.append("Report: outputs/report/data/report.html. Prefect and MLflow pages: `longfuse ui`.")
     else:
         lines.append("Nothing that is finished is lost: the next `longfuse run` continues from here.")
     return lines
