@@ -78,6 +78,8 @@ def open_store(settings: Settings) -> tuple[MlflowClient, str]:
     )
     # Alembic reports each of its many migrations, and a first use has them all.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A full disk fills the log with tracebacks of its own; what could not be sent is reported by us, in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     complete = settings.mlflow_dir / "complete"  # written after the first use that went through
     path = sqlite_path(settings.mlflow_tracking_uri)
     if (
