@@ -171,6 +171,29 @@ def test_a_changed_parameter_reaches_its_stage_and_what_follows(first):
     assert time.monotonic() - started < 120
 
 
+def test_one_more_dialogue_leaves_the_other_categories_untouched(first):
+    extra = first / "data/starter_corpus/dialogues/extra.md"
+    turns = [
+        f"{'user' if i % 2 == 0 else 'assistant'}: this is remark number {i} about teapots and trains"
+        for i in range(40)
+    ]
+    extra.write_text("# One more session\n\n" + "\n".join(turns) + "\n")
+    try:
+        before = outputs(first)
+        result = longfuse(first, "run", "--only", "ingest")
+        assert result.returncode == 0, result.stderr
+        assert "parsed 1 files or packages, reused 74" in result.stdout
+        planned = plan(first)
+        assert planned["base_model"]["action"] == "skip"
+        assert planned["synthesize@numerical"]["action"] == "skip"
+        assert planned["synthesize@dialogue_memory"]["action"] == "run"
+        assert outputs(first)["outputs/ingest/data"] != before["outputs/ingest/data"]
+    finally:
+        extra.unlink()
+    assert longfuse(first, "run", "--only", "ingest").returncode == 0
+    assert outputs(first) == before
+
+
 def test_a_comment_in_an_ingest_file_reruns_ingest_alone(first):
     source = first / "stages/ingest/clean.py"
     text = source.read_text()
@@ -187,29 +210,6 @@ def test_a_comment_in_an_ingest_file_reruns_ingest_alone(first):
         source.write_text(text)
     longfuse(first, "run", "--only", "ingest")
     assert to_do(first) == {}
-
-
-def test_one_more_dialogue_leaves_the_other_categories_untouched(first):
-    extra = first / "data/starter_corpus/dialogues/extra.md"
-    turns = [
-        f"{'user' if i % 2 == 0 else 'assistant'}: this is remark number {i} about teapots and trains"
-        for i in range(40)
-    ]
-    extra.write_text("# One more session\n\n" + "\n".join(turns) + "\n")
-    try:
-        before = outputs(first)
-        result = longfuse(first, "run", "--only", "ingest")
-        assert result.returncode == 0, result.stderr
-        assert "parsed 1 file" in result.stdout
-        planned = plan(first)
-        assert planned["base_model"]["action"] == "skip"
-        assert planned["synthesize@numerical"]["action"] == "skip"
-        assert planned["synthesize@dialogue_memory"]["action"] == "run"
-        assert outputs(first)["outputs/ingest/data"] != before["outputs/ingest/data"]
-    finally:
-        extra.unlink()
-    assert longfuse(first, "run", "--only", "ingest").returncode == 0
-    assert outputs(first) == before
 
 
 def start(tree: Path) -> subprocess.Popen[str]:
