@@ -163,12 +163,11 @@ def test_a_changed_parameter_reaches_its_stage_and_what_follows(first):
 
     back = plan(first, "--set", "rl.stage2.learning_rate=0.001")
     assert back["rl@stage2"]["action"] == "restore"
-    started = time.monotonic()
     result = longfuse(first, "run", "--set", "rl.stage2.learning_rate=0.001")
     assert result.returncode == 0, result.stdout + result.stderr
     assert outputs(first) == before
     assert "restored" in result.stdout
-    assert time.monotonic() - started < 120
+    assert "step 1 of" not in result.stdout  # nothing was trained
 
 
 def test_one_more_dialogue_leaves_the_other_categories_untouched(first):
