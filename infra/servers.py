@@ -33,6 +33,7 @@ HEALTH_SECONDS = 90.0  # a new database on a busy two-core machine took 15
 HOLD_SECONDS = 20.0  # a supervisor that is just stopping a server keeps us waiting
 LOOPBACK = "127.0.0.1"
 MAX_REVIVALS = 5
+MAX_MOVES = 3  # to another port, at the start
 logger = logging.getLogger(__name__)
 
 
@@ -105,7 +106,15 @@ class Server:
     def wait_until_healthy(self, seconds: float = HEALTH_SECONDS) -> None:
         """Wait for its first answer. InfraError with the end of its log if it dies or takes too long."""
         deadline = time.monotonic() + seconds
-        while self.is_alive():
+        moves = 0
+        while True:
+            if not self.is_alive():
+                # Between our look at the port and the server's bind another tree's server may have taken it.
+                if moves < MAX_MOVES and "address already in use" in _log_tail(self.spec.log, 200).lower():
+                    moves += 1
+                    self.port = _running_or_started(self.spec, 0).port
+                    continue
+                break
             if self._listens() and _answers(self.address + self.spec.health_path):
                 self.healthy.set()
                 return

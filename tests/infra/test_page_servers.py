@@ -1,5 +1,6 @@
 """Servers of a tree: shared by their holders, gone with the last one. A small HTTP server stands for the big ones."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra import servers
 from infra.errors import InfraError
 from infra.servers import (
     ServerSpec,
@@ -136,3 +138,16 @@ def test_real_servers_start_and_stop(tmp_path, make_spec):
     with hold(spec) as server:
         server.wait_until_healthy()
     wait_for(lambda: not server.is_alive())
+
+
+def test_a_server_whose_port_was_taken_meanwhile_moves_to_another(tmp_path, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        looks = iter([busy])  # the first look came before the other server's bind
+        monkeypatch.setattr(servers, "free_port", lambda preferred: next(looks, None) or free_port(preferred))
+        with hold(small(tmp_path)) as server:
+            assert server.port == busy
+            server.wait_until_healthy()
+            assert server.port != busy

@@ -240,7 +240,12 @@ def run(tmp_path, inputs, low=120, high=160, out="out"):
     (tmp_path / out).mkdir()
     config = AssembleStage.model_validate(
         {
-            "assemble": {"min_context_tokens": low, "max_context_tokens": high, "max_span_tokens": 60},
+            "assemble": {
+                "min_context_tokens": low,
+                "max_context_tokens": high,
+                "max_span_tokens": 60,
+                "hard_distractors": 1.0,
+            },
             "seed": 5,
         }
     )
