@@ -90,7 +90,10 @@ class Dag:
             else:
                 self.stages = {stage.name: stage for stage in self._ordered(dvc_file, params)}
         except DvcException as error:
-            raise ConfigError(f"DVC cannot read the DAG of {root.name}: {error}") from None
+            raise ConfigError(
+                f"DVC cannot read the DAG of {root.name}: {error}. Bring back dvc.yaml or dvc.lock from git; a dvc.lock that "
+                "git does not know may be deleted, finished results then come back from the cache."
+            ) from None
         self._out_owner = {out.absolute: (stage, out) for stage in self.stages.values() for out in stage.outs}
 
     def _ordered(self, dvc_file: Any, params: Mapping[str, Any]) -> Iterator[DagStage]:

@@ -63,7 +63,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     profile: str = Field(min_length=1, description="The profile that the file was made from; no stage reads it.")
-    seed: int = Field(ge=0, description="Seed of the pipeline.")
+    seed: int = Field(ge=0, lt=2**63, description="Seed of the pipeline.")
     train: TrainConfig
     model: ModelConfig
     ingest: IngestConfig

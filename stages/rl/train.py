@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stages.common.errors import LongfuseError
@@ -232,7 +233,8 @@ def _kept(
     masking: bool,
 ) -> Tensor:
     """Weights [B, 1] or [B, T] in {0, 1}: what overlong answers, AEPO and negative clipping leave."""
-    kept_BT = (~(batch.truncated_B if shared.overlong == "mask" else batch.truncated_B & False)).float()[:, None]
+    masked_B = batch.truncated_B if shared.overlong == "mask" else torch.zeros_like(batch.truncated_B)
+    kept_BT = (~masked_B).float()[:, None]
     if masking:
         kept_BT = kept_BT * keep_positives(advantages_B)[:, None]
     clipping = shared.negative_clipping

@@ -107,3 +107,15 @@ def test_an_unreachable_prefect_is_told_before_any_work(tree, monkeypatch):
     settings = {**module.environment(), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     monkeypatch.setattr(module, "environment", lambda: settings)
     refused(tree, "run", saying=["Prefect", "127.0.0.1:9"], code=3)
+
+
+def test_a_seed_that_no_generator_takes_is_refused(tree):
+    refused(tree, "plan", "--set", "seed=99999999999999999999999999", saying=["seed"])
+
+
+def test_a_torn_dvc_lock_says_how_to_go_on(tree):
+    (tree / "dvc.lock").write_text("schema: [[[")
+    try:
+        refused(tree, "run", saying=["dvc.lock", "deleted"])
+    finally:
+        (tree / "dvc.lock").unlink()
