@@ -12,7 +12,7 @@ from pathlib import Path
 Emit = Callable[[int, Mapping[str, float]], None]
 
 # These hold clock readings or machine facts: they must never reach a cached output.
-VOLATILE_PREFIXES = ("time/", "perf/", "cost/")
+VOLATILE_PREFIXES = ("time/", "perf/", "cost/", "judge/calls", "judge/cache_hits", "judge/timeouts", "judge/latency")
 
 
 def is_volatile(key: str) -> bool:

@@ -30,9 +30,16 @@ def materialise_context(sample: Sample, documents: DocumentStore) -> str:
     """The sample's context as one text: its spans in reading order, each headed by its document's title."""
     parts = []
     for span in sample.context:
-        title = defuse_tags(documents[span.document_id].title).replace('"', "'").replace("\n", " ")
-        parts.append(f'<document title="{title}">\n{defuse_tags(documents.text_of(span))}\n</document>')
+        parts.append(
+            f"{opening_tag(documents[span.document_id].title)}\n{defuse_tags(documents.text_of(span))}\n</document>"
+        )
     return "\n".join(parts)
+
+
+def opening_tag(title: str) -> str:
+    """What stands on the line above a document's text."""
+    plain = defuse_tags(title).replace('"', "'").replace("\n", " ")
+    return f'<document title="{plain}">'
 
 
 def core_question(sample: Sample) -> str:

@@ -47,6 +47,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Table(Record):
+    """A table of a document: where it stands in the text, as a Markdown pipe table, and what is said about it."""
+
+    start: int = Field(ge=0, description="First character of the header line in `Document.text`.")
+    end: int = Field(ge=0, description="End of the last row, without its line break.")
+    caption: str = Field(description="Caption, or the heading above; empty if there is neither.")
+    units: str = Field(description="What the caption or the lines around say of units (`in millions, except EPS`).")
+    header: list[str] = Field(description="Column names; empty ones included.")
+    rows: int = Field(ge=0, description="Rows below the header.")
+
+
+class SourceFile(Record):
+    """One file of a repository that became one document."""
+
+    path: str = Field(description="Inside the repository, with `/`.")
+    start: int = Field(ge=0, description="First character of the file's text in `Document.text`, after its file line.")
+    end: int = Field(ge=0)
+
+
 class Document(Record):
     """One ingested document."""
 
@@ -55,8 +74,16 @@ class Document(Record):
     title: str
     text: str
     source: str = Field(description="Path relative to the corpus folder, with `/`.")
-    format: str = Field(description="Reader that made it: text, markdown, html, python, dialogue, csv.")
+    format: str = Field(
+        description="Reader that made it: text, markdown, html, pdf, latex, csv, xlsx, parquet, python, dialogue."
+    )
     tokens: int = Field(ge=0, description="Length in tokens of the base model's tokenizer.")
+    language: str = Field(
+        default="", description="ISO 639-1 code, recognised on a sample of the text; empty if unknown."
+    )
+    licence: str | None = Field(default=None, description="As a sibling LICENSE, SOURCES.md or the file's head says.")
+    tables: list[Table] = Field(default_factory=list, description="In reading order.")
+    files: list[SourceFile] = Field(default_factory=list, description="Of a repository: every file and its span.")
 
 
 class Span(Record):

@@ -12,7 +12,7 @@ Example, G = 2, one prompt of 3 tokens:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 SegmentKind = Literal["answer", "memory"]
@@ -82,3 +82,15 @@ class RolloutGroup:
     task_type: str
     group_id: int
     rollouts: tuple[Rollout, ...]
+
+
+class TurnLog(Protocol):
+    """Finished turns of memory trajectories that outlive a kill, by name within a step."""
+
+    def get(self, name: str) -> list[Completion] | None:
+        """What `add` kept under this name, or None."""
+        ...
+
+    def add(self, name: str, completions: list[Completion]) -> None:
+        """Keep the completions of a turn; on disk when this returns."""
+        ...

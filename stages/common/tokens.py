@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class TokenCounter:
 
     def count_many(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text (one call, in parallel inside the tokenizer)."""
-        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of each token of a text."""
@@ -73,6 +74,18 @@ class ChatTokenizer:
         """Prompt ids of a conversation, up to and including the opening of the assistant's turn."""
         text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def opens_reasoning(self) -> bool:
+        """True if the template opens `<think>` itself (Qwen3-Thinking): a response then begins inside the reasoning."""
+        prompt = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True
+        )
+        return str(prompt).rstrip().endswith("<think>")
+
+    def decode_response(self, token_ids: Sequence[int]) -> str:
+        """Text of a response, with the `<think>` that the template has opened for it."""
+        return ("<think>\n" if self.opens_reasoning else "") + self.decode(token_ids)
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of plain text, no special tokens."""

@@ -1,32 +1,57 @@
-"""Parsed documents by content: a second run parses only what is new.
+"""Parsed and measured documents by content: a second run, or one that was interrupted, parses only what is new.
 
 A key is the hash of everything that the result depends on: this package's sources, the versions of its parsers, the
-tokenizer, the unit's id and path, and the bytes of its files. A value is one JSON file, written beside its name and renamed,
-so a file that exists is whole; one that cannot be read back is parsed again.
+tokenizer, the unit's id and path, and the bytes of its files. A value is one JSON file, written beside its name and renamed;
+one that cannot be read back is parsed again. Workers write side by side, each its own keys.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from stages.common.records import Record
-from stages.common.storage import write_text
-from stages.ingest.readers import ParsedUnit
+from stages.common.records import Record, Table
+from stages.ingest.parsed import ParsedUnit
+from stages.ingest.quality import Quality
 
-_PARSERS = ("beautifulsoup4", "lxml", "markdownify")
+_PARSERS = (
+    "beautifulsoup4",
+    "charset-normalizer",
+    "lxml",
+    "markdownify",
+    "numpy",
+    "openpyxl",
+    "pdfplumber",
+    "py3langid",
+    "pyarrow",
+    "pylatexenc",
+    "tokenizers",
+)
 
 
-class CountedUnit(Record):
-    """What is cached: documents, problems, and the length of each document in tokens."""
+class Measured(Record):
+    """What is known of a document's text."""
+
+    tokens: int
+    language: str
+    licence: str | None = Field(description="As the document's own head says.")
+    tables: list[Table]
+    quality: Quality
+    text_key: str = Field(description="Equal for texts that differ in white space only.")
+    signature: str = Field(description="MinHash signature, uint32[H] little-endian, in hexadecimal.")
+
+
+class CachedUnit(Record):
+    """What came out of one unit; `measured` has one entry per document."""
 
     unit: ParsedUnit
-    tokens: list[int] = Field(description="One count per document.")
+    measured: list[Measured]
 
 
 def parser_version(tokenizer_json: Path) -> str:
@@ -54,26 +79,29 @@ def _flatten(contents: dict[str, bytes]) -> Iterable[bytes]:
 
 
 class ParsedCache:
-    """A folder of `<key>.json`; `prune` leaves only what this run used."""
+    """A folder of `<key>.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._used: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, key: str) -> CountedUnit | None:
+    def get(self, key: str) -> CachedUnit | None:
         """The cached value; None if there is none, or if the file is damaged."""
-        self._used.add(f"{key}.json")
         try:
-            return CountedUnit.model_validate_json((self._folder / f"{key}.json").read_bytes())
+            found = CachedUnit.model_validate_json((self._folder / f"{key}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
+        return found if len(found.measured) == len(found.unit.documents) else None
 
-    def put(self, key: str, value: CountedUnit) -> None:
-        write_text(self._folder / f"{key}.json", value.model_dump_json())
+    def put(self, key: str, value: CachedUnit) -> None:
+        """Write a value. Not forced to the disk: a file that a power cut tears is made again."""
+        partial = self._folder / f"{key}.{os.getpid()}.partial"
+        partial.write_text(value.model_dump_json(), encoding="utf-8", newline="")
+        partial.replace(self._folder / f"{key}.json")
 
-    def prune(self) -> None:
-        """Delete the entries that neither `get` nor `put` named: those of other corpora and older files."""
+    def prune(self, used: Iterable[str]) -> None:
+        """Delete all entries but those of these keys: what belongs to other corpora and older files."""
+        keep = {f"{key}.json" for key in used}
         for path in self._folder.iterdir():
-            if path.name not in self._used:
+            if path.name not in keep:
                 path.unlink()

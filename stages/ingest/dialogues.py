@@ -1,60 +1,122 @@
-"""JSON dialogues: a list of messages, or {"messages": [...]}; JSONL holds one dialogue per line.
+"""Dialogues in JSON, in the shapes that data sets use.
 
-A message has `role` or `speaker`, and `content` or `text`. A turn becomes one line `role: text`, the form that the Markdown
-dialogues of the corpus have, so a text cannot forge a turn by its line breaks. Turns without text (tool calls) are left out.
+    [message, ...]                                       one dialogue
+    {"messages" | "turns" | "conversations" | ...: [message, ...], "title": ...}
+    {"sessions" | "haystack_sessions": [[message, ...], ...], "dates": [...]}    one dialogue of several sessions
+    [any of these, ...]                                  several dialogues
+
+A message has a speaker (`role`, `speaker`, `from`, ...) and a text (`content`, `text`, `value`, ...). A turn becomes one line
+`role: text`, the form that the Markdown dialogues of the corpus have, so a text cannot forge a turn by its line breaks. Turns
+without text (tool calls) are left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from stages.common.text import collapse_blanks
 from stages.ingest.reasons import DropReason, UnusableError
 
+MESSAGE_KEYS = ("messages", "turns", "conversation", "conversations", "dialogue", "dialog", "utterances", "log", "chat")
+SESSION_KEYS = ("sessions", "haystack_sessions")
+_DATES_KEYS = ("dates", "session_dates", "haystack_dates")
+_DATE_KEYS = ("date", "datetime", "timestamp", "time")
+_ROLE_KEYS = ("role", "speaker", "from", "author", "sender", "name", "user")
+_TEXT_KEYS = ("content", "text", "value", "utterance", "message")
+_TITLE_KEYS = ("title", "topic")
+
 MAX_ROLE_CHARACTERS = 64
 
 
-def dialogue_from_json(text: str) -> tuple[str, str]:
-    """(title or "", dialogue). Raises UnusableError (bad_json, too_deep, not_a_dialogue)."""
+@dataclass(frozen=True)
+class Dialogue:
+    """`title` is empty if none is given."""
+
+    title: str
+    text: str
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises UnusableError (bad_json, too_deep)."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise UnusableError(DropReason.TOO_DEEP, "JSON is nested too deeply") from None
     except ValueError as error:  # JSONDecodeError, and integers of thousands of digits
         raise UnusableError(DropReason.BAD_JSON, str(error)) from None
+
+
+def dialogues_of(value: Any) -> list[Dialogue | UnusableError]:
+    """The dialogues of a JSON value; one that is damaged stands as its error among several.
+
+    Raises UnusableError (not_a_dialogue) if the value as a whole is none.
+    """
+    if not isinstance(value, list) or not value or not all(_is_dialogue(item) for item in value):
+        return [dialogue_of(value)]
+    found: list[Dialogue | UnusableError] = []
+    for item in value:
+        try:
+            found.append(dialogue_of(item))
+        except UnusableError as error:
+            found.append(error)
+    return found
+
+
+def dialogue_of(value: Any) -> Dialogue:
+    """One dialogue. Raises UnusableError (not_a_dialogue)."""
     title = ""
     if isinstance(value, dict):
-        title = value["title"] if isinstance(value.get("title"), str) else ""
-        value = value.get("messages")
+        title = collapse_blanks(_first(value, _TITLE_KEYS, str) or "")
+        sessions = _first(value, SESSION_KEYS, list)
+        if sessions:
+            return Dialogue(title, _sessions(sessions, _first(value, _DATES_KEYS, list) or []))
+        value = _first(value, MESSAGE_KEYS, list)
     if not isinstance(value, list) or not value:
-        raise UnusableError(DropReason.NOT_A_DIALOGUE, 'neither a list of messages nor {"messages": [...]}')
-    turns = [turn for number, message in enumerate(value, start=1) if (turn := _turn(message, number))]
-    return collapse_blanks(title), "\n".join(turns)
+        raise UnusableError(DropReason.NOT_A_DIALOGUE, 'neither a list of messages nor {"messages": [...]} or the like')
+    return Dialogue(title, _turns(value))
 
 
-def dialogues_from_lines(text: str) -> Iterator[tuple[int, str, str | UnusableError]]:
-    """(line number, title or "", dialogue or what is wrong with it) for each line that is not blank."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            title, dialogue = dialogue_from_json(line)
-            yield number, title, dialogue
-        except UnusableError as error:
-            yield number, "", error
+def _is_dialogue(item: Any) -> bool:
+    if isinstance(item, dict):
+        return any(isinstance(item.get(key), list) for key in MESSAGE_KEYS + SESSION_KEYS)
+    return isinstance(item, list)
+
+
+def _first(value: dict[str, Any], keys: tuple[str, ...], kind: type) -> Any:
+    """The value of the first key that has one of that type; None if none has."""
+    return next((value[key] for key in keys if isinstance(value.get(key), kind)), None)
+
+
+def _sessions(sessions: list[Any], dates: list[Any]) -> str:
+    parts = []
+    for number, session in enumerate(sessions, start=1):
+        date = dates[number - 1] if number <= len(dates) else None
+        if isinstance(session, dict):
+            date = next((session[key] for key in _DATE_KEYS if session.get(key)), date)
+            session = _first(session, MESSAGE_KEYS, list)
+        if not isinstance(session, list):
+            raise UnusableError(DropReason.NOT_A_DIALOGUE, f"session {number} is no list of messages")
+        when = f" ({collapse_blanks(str(date))[:MAX_ROLE_CHARACTERS]})" if date else ""
+        parts.append(f"## Session {number}{when}\n\n{_turns(session)}")
+    return "\n\n".join(parts)
+
+
+def _turns(messages: list[Any]) -> str:
+    return "\n".join(turn for number, message in enumerate(messages, start=1) if (turn := _turn(message, number)))
 
 
 def _turn(message: Any, number: int) -> str:
     if not isinstance(message, dict):
         raise UnusableError(DropReason.NOT_A_DIALOGUE, f"message {number} is no object")
-    role = message.get("role", message.get("speaker"))
-    if not isinstance(role, str) or not role.strip(": \n\t"):
+    role = _first(message, _ROLE_KEYS, str)
+    if role is None or not role.strip(": \n\t"):
         raise UnusableError(DropReason.NOT_A_DIALOGUE, f"message {number} has neither role nor speaker")
-    content = collapse_blanks(_content(message.get("content", message.get("text")), number))
+    content = next((message[key] for key in _TEXT_KEYS if message.get(key) is not None), None)
+    text = collapse_blanks(_content(content, number))
     role = collapse_blanks(role.replace(":", " "))[:MAX_ROLE_CHARACTERS]
-    return f"{role}: {content}" if content else ""
+    return f"{role}: {text}" if text else ""
 
 
 def _content(content: Any, number: int) -> str:

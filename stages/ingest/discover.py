@@ -1,10 +1,12 @@
-"""Walks a folder of documents and says what becomes one document: a file, or a whole Python package.
+"""Walks a folder of documents and says what becomes one document: a file, or a whole Python repository.
 
 Names and links are untrusted: nothing here opens a file, follows a link to a folder or recurses.
 
     general/peru.md                     -> general/peru             one file
     code/pluggy/pluggy/_manager.py ...  -> code/pluggy              a tree: every .py file below it
+    tool/pyproject.toml, tool/src/a.py  -> code/tool                a tree: the folder that says how it is built
     notes/todo.txt                      -> general/notes/todo       no category folder: by format
+    chats/june.jsonl.gz                 -> dialogues/chats/june     unpacked as it is read
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ DIALOGUE_SUFFIXES = (".json", ".jsonl", ".ndjson")
 LINE_SUFFIXES = (".jsonl", ".ndjson")  # one document per line
 
 _LICENCE = re.compile(r"(LICEN[SC]E|COPYING|NOTICE)([-._].*)?")
+_PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg")  # they make their folder a repository
+_PYTHON_SUFFIXES = (".py", ".pyi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +56,31 @@ class Unit:
 
 @dataclass
 class Discovery:
-    """What the walk found. `files` counts everything that was looked at, skipped ones included."""
+    """What the walk found. `files` counts everything that was looked at, skipped ones included.
+
+    notices: licence files and SOURCES.md, in order of their paths; they are no documents, but say what others may do with them.
+    """
 
     units: list[Unit] = field(default_factory=list)
     dropped: list[tuple[str, DropReason, str]] = field(default_factory=list)  # path, reason, detail
+    notices: list[str] = field(default_factory=list)
     files: int = 0
     skipped: int = 0
 
 
 def suffix_of(path: str) -> str:
-    """`a/B.TXT` -> `.txt`"""
-    return PurePosixPath(path).suffix.lower()
+    """`a/B.TXT` -> `.txt`, `a.jsonl.gz` -> `.jsonl`"""
+    return PurePosixPath(_unpacked(path)).suffix.lower()
+
+
+def without_suffix(path: str) -> str:
+    """`a/B.TXT` -> `a/B`, `a.jsonl.gz` -> `a`"""
+    return str(PurePosixPath(_unpacked(path)).with_suffix(""))
+
+
+def _unpacked(path: str) -> str:
+    inner = path[:-3]
+    return inner if path.lower().endswith(".gz") and PurePosixPath(inner).suffix else path
 
 
 def printable_path(path: str) -> str:
@@ -82,6 +100,7 @@ def _is_skipped(name: str) -> bool:
 def discover(root: Path) -> Discovery:
     """Every unit below `root`, sorted by id; what cannot be one is in `dropped`."""
     found = Discovery()
+    real_root = os.path.realpath(root)
     files: list[str] = []
     folders = [""]
     while folders:
@@ -97,8 +116,10 @@ def discover(root: Path) -> Discovery:
             if _is_skipped(entry.name):
                 found.files += 1
                 found.skipped += 1
+                if _is_notice(entry):
+                    found.notices.append(path)
                 continue
-            kind, reason = _classify(entry)
+            kind, reason = _classify(entry, real_root)
             if kind == "folder":
                 folders.append(path)
                 continue
@@ -109,10 +130,16 @@ def discover(root: Path) -> Discovery:
                 found.dropped.append((printable_path(path), DropReason(kind), reason))
     found.units = _with_unique_ids(_units(sorted(files)))
     found.dropped.sort()
+    found.notices.sort()
     return found
 
 
-def _classify(entry: os.DirEntry[str]) -> tuple[str, str]:
+def _is_notice(entry: os.DirEntry[str]) -> bool:
+    named = entry.name == "SOURCES.md" or _LICENCE.fullmatch(entry.name)
+    return bool(named) and _good_name(entry.name) and entry.is_file(follow_symlinks=False)
+
+
+def _classify(entry: os.DirEntry[str], real_root: str) -> tuple[str, str]:
     """("file" | "folder" | a drop reason, detail)"""
     if not _good_name(entry.name):
         return DropReason.BAD_NAME, "the name holds control characters or bytes that are no UTF-8; rename it"
@@ -126,31 +153,44 @@ def _classify(entry: os.DirEntry[str]) -> tuple[str, str]:
         return DropReason.SYMLINK_FOLDER, "a link to a folder; put the folder itself here"
     if not stat.S_ISREG(mode):
         return DropReason.NOT_A_FILE, "a pipe, socket or device"
+    if entry.is_symlink() and not os.path.realpath(entry.path).startswith(real_root.rstrip(os.sep) + os.sep):
+        return DropReason.SYMLINK_OUTSIDE, "a link to a file outside the corpus; put the file itself here"
     return "file", ""
 
 
 def _units(files: list[str]) -> list[Unit]:
     trees: dict[str, list[str]] = {}
     units = []
-    folders_with_python = {path.rpartition("/")[0] for path in files if suffix_of(path) == ".py"}
+    roots = {path.rpartition("/")[0] for path in files if _of_repository(path)}
+    alone = []
     for path in files:
-        tree = _tree_of(path, folders_with_python) if suffix_of(path) == ".py" else None
+        tree = _tree_of(path, roots) if _of_repository(path) else None
         if tree is not None:
             trees.setdefault(tree, []).append(path)
         else:
-            units.append(_unit(path, (path,), str(PurePosixPath(path).with_suffix(""))))
+            alone.append(path)
     for tree, members in trees.items():
-        units.append(_unit(tree, tuple(members), tree))
-    return units
+        if any(suffix_of(path) in _PYTHON_SUFFIXES for path in members):
+            units.append(_unit(tree, tuple(members), tree))
+        else:
+            alone += members
+    return units + [_unit(path, (path,), without_suffix(path)) for path in alone]
 
 
-def _tree_of(path: str, folders_with_python: set[str]) -> str | None:
-    """The folder whose Python files form one document; None for a lone script in the corpus or a category folder."""
+def _of_repository(path: str) -> bool:
+    return suffix_of(path) in _PYTHON_SUFFIXES or PurePosixPath(path).name in _PROJECT_FILES
+
+
+def _tree_of(path: str, roots: set[str]) -> str | None:
+    """The folder whose Python files form one document; None for a lone script in the corpus or a category folder.
+
+    roots: the folders that hold Python files or a project file themselves.
+    """
     parts = path.split("/")
     above = 1 if parts[0] in CATEGORIES else 0  # a category folder is never itself a package
     for depth in range(above + 1, len(parts)):
         folder = "/".join(parts[:depth])
-        if parts[0] == Category.CODE or folder in folders_with_python:
+        if parts[0] == Category.CODE or folder in roots:
             return folder
     return None
 
@@ -159,7 +199,7 @@ def _unit(source: str, members: tuple[str, ...], stem: str) -> Unit:
     first, _, rest = stem.partition("/")
     if first in CATEGORIES and rest:
         category, name = Category(first), rest
-    elif suffix_of(members[0]) == ".py":
+    elif len(members) > 1 or suffix_of(members[0]) in _PYTHON_SUFFIXES:
         category, name = Category.CODE, stem
     elif suffix_of(source) in DIALOGUE_SUFFIXES:
         category, name = Category.DIALOGUES, stem

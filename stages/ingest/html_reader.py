@@ -1,4 +1,4 @@
-"""HTML to Markdown: headings, lists and tables stay, scripts, styles, forms and pictures go, links become their text.
+"""HTML to Markdown: headings, lists and tables stay, scripts, styles, menus and pictures go, links become their text.
 
 The parser (lxml's, through BeautifulSoup) repairs broken markup; nesting is measured before anything recurses.
 """
@@ -14,11 +14,10 @@ from markdownify import MarkdownConverter
 
 from stages.common.text import collapse_blanks
 from stages.ingest.reasons import DropReason, UnusableError
-from stages.ingest.tables import pipe_table
+from stages.ingest.tables import check_cells, pipe_table
 
 MAX_DEPTH = 120  # real pages stay below 60; markdownify recurses a few frames per level
 MAX_COLUMN_SPAN = 64
-MAX_TABLE_CELLS = 1_000_000
 
 _NOISE = (
     "head",
@@ -33,7 +32,16 @@ _NOISE = (
     "button",
     "input",
     "select",
+    "nav",
+    "dialog",
 )
+_NOISE_ROLES = (
+    "navigation",
+    "search",
+    "dialog",
+    "banner",
+    "contentinfo",
+)  # what ARIA calls menus, heads and feet of a page
 
 
 # The only attributes that shape the text. Libraries call int() on them, so they are digits or gone.
@@ -46,7 +54,9 @@ class _Converter(MarkdownConverter):
 
     def convert_table(self, el: Tag, text: str, **_: object) -> str:
         del text
-        return "\n\n" + pipe_table(_rows(el)) + "\n\n"
+        caption = el.find("caption")
+        title = collapse_blanks(caption.get_text(" ")) + "\n\n" if isinstance(caption, Tag) else ""
+        return "\n\n" + title + pipe_table(_rows(el)) + "\n\n"
 
     def convert_a(self, el: Tag, text: str, **_: object) -> str:
         del el
@@ -63,8 +73,13 @@ def html_to_markdown(html: str) -> tuple[str, str]:
         raise UnusableError(DropReason.BAD_HTML, str(error)) from None
     _check_depth(soup)
     title = collapse_blanks(soup.title.get_text()) if soup.title else ""
-    for tag in soup.find_all(_NOISE):
+    for tag in (
+        soup.find_all(_NOISE) + soup.find_all(attrs={"role": _NOISE_ROLES}) + soup.find_all(attrs={"hidden": True})
+    ):
         tag.decompose()
+    for tag in soup.find_all("footer"):
+        if tag.find_parent(["article", "blockquote", "section"]) is None:  # the page's foot, not a quotation's source
+            tag.decompose()
     for tag in soup.find_all(True):
         tag.attrs = {name: tag[name] for name in _NUMBERS if _SMALL_NUMBER.fullmatch(str(tag.get(name, "")))}
     if not title and (heading := soup.find("h1")):
@@ -100,7 +115,7 @@ def _rows(table: Tag) -> list[list[str]]:
     """Cell texts, with column and row spans filled by repeating the text; rows without any text are left out."""
     rows: list[list[str]] = []
     below: dict[int, tuple[str, int]] = {}  # column -> text and number of rows it still reaches down
-    cells_left = MAX_TABLE_CELLS
+    cells = 0
     for line in table.find_all("tr"):
         row: list[str] = []
         for cell in line.find_all(["th", "td"]):
@@ -111,9 +126,8 @@ def _rows(table: Tag) -> list[list[str]]:
                     below[len(row)] = (text, down - 1)
                 row.append(text)
         _fill(row, below)
-        cells_left -= len(row)
-        if cells_left < 0:
-            raise UnusableError(DropReason.TOO_LARGE, f"a table has more than {MAX_TABLE_CELLS:,} cells")
+        cells += len(row)
+        check_cells(cells)
         if any(row):
             rows.append(row)
     return rows

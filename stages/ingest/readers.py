@@ -1,89 +1,58 @@
-"""Turns the bytes of one unit into documents: text, Markdown, HTML, CSV, Python trees, JSON dialogues.
+"""Turns the bytes of one unit into documents, by the suffix of its name.
 
-Every reader takes decoded text and returns `Parsed` documents, or raises UnusableError with the reason. Nothing is guessed about
-encodings: UTF-8 (a byte order mark is fine) or dropped. PDF is not read yet.
+    .txt .rst .log and no suffix    text            .csv .tsv       one pipe table
+    .md                             Markdown        .xlsx .xlsm     a table per block of cells, under its sheet's name
+    .html .xhtml                    HTML            .parquet        a table; or a document a row, if it has a text column
+    .tex                            LaTeX           .json .jsonl    dialogues; a line {"text": ...} is a text
+    .pdf                            PDF             .py             a script; many of them: a repository (repository.py)
+
+Any of them may be gzipped. Tables become pipe tables, so that a table is a span of the text. A reader raises UnusableError with the
+reason; what it had to assume is a note.
 """
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
 
-from stages.common.records import Record
 from stages.common.text import collapse_blanks
-from stages.ingest.clean import clean
-from stages.ingest.dialogues import dialogue_from_json, dialogues_from_lines
-from stages.ingest.discover import Unit, suffix_of
+from stages.ingest.decode import decode
+from stages.ingest.dialogues import MESSAGE_KEYS, SESSION_KEYS, Dialogue, dialogue_of, dialogues_of, parse_json
+from stages.ingest.discover import Unit, suffix_of, without_suffix
 from stages.ingest.html_reader import html_to_markdown
+from stages.ingest.latex_reader import read_latex
+from stages.ingest.parquet_reader import cell_text, read_rows
+from stages.ingest.parsed import Note, Parsed, ParsedUnit, Problem, parsed
+from stages.ingest.pdf_reader import read_pdf
 from stages.ingest.reasons import DropReason, UnusableError
+from stages.ingest.repository import read_repository
+from stages.ingest.sheet_reader import read_csv, read_workbook
 from stages.ingest.tables import pipe_table
 
-MAX_TITLE_CHARACTERS = 200
 _HEADING = re.compile(r"^# ", re.MULTILINE)
 _FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
-
-
-class Parsed(Record):
-    """One cleaned document, before it has an id.
-
-    part: number of the line it came from (JSONL), else None.
-    """
-
-    part: int | None = None
-    title: str
-    text: str
-    format: str
-
-
-class Problem(Record):
-    """A file or line that could not be used."""
-
-    path: str
-    reason: DropReason
-    detail: str
-
-
-class ParsedUnit(Record):
-    """All that came out of one unit."""
-
-    documents: list[Parsed]
-    problems: list[Problem]
-
-
-def load(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a file. Raises UnusableError (too_large, unreadable)."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UnusableError(DropReason.UNREADABLE, error.strerror or "cannot be read") from None
-    if len(data) > max_bytes:
-        raise UnusableError(
-            DropReason.TOO_LARGE, f"more than {max_bytes / 1e6:g} MB (ingest.max_file_mb); split it or raise the limit"
-        )
-    return data
-
-
-def decode(data: bytes) -> str:
-    """UTF-8 text. Raises UnusableError (binary, not_utf8)."""
-    if b"\0" in data:
-        raise UnusableError(DropReason.BINARY, f"holds a NUL byte at {data.index(0)}; it is no text file")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnusableError(
-            DropReason.NOT_UTF8, f"byte {error.start} is no UTF-8; convert the file, for example with iconv"
-        ) from None
+_FRONT_MATTER = re.compile(r"\A---\n(?:[\w-]+:.*\n|[ \t-].*\n|\n){1,200}---\n")
+_EMBEDDED_DATA = re.compile(r"data:[\w/+.;=-]{1,100};base64,[A-Za-z0-9+/=\s]{200,}")
+_GUTENBERG_START = re.compile(r"^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*\n", re.MULTILINE)
+_GUTENBERG_END = re.compile(r"^\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK", re.MULTILINE)
 
 
 def _read_text(text: str, source: str) -> list[Parsed]:
-    return [_parsed(_name_of(source), text, "text")]
+    return [parsed(_name_of(source), _without_licence_of_gutenberg(text), "text")]
 
 
 def _read_markdown(text: str, source: str) -> list[Parsed]:
-    return [_parsed(_only_heading(text) or _name_of(source), text, "markdown")]
+    body = _EMBEDDED_DATA.sub("", _without_licence_of_gutenberg(text))
+    title = _only_heading(_FRONT_MATTER.sub("", body, count=1))
+    return [parsed(title or _name_of(source), body, "markdown")]
+
+
+def _without_licence_of_gutenberg(text: str) -> str:
+    """Project Gutenberg puts 3,000 words of licence around every book."""
+    start, end = _GUTENBERG_START.search(text), _GUTENBERG_END.search(text)
+    return text[start.end() if start else 0 : end.start() if end else len(text)]
 
 
 def _only_heading(markdown: str) -> str:
@@ -96,37 +65,32 @@ def _only_heading(markdown: str) -> str:
 
 def _read_html(text: str, source: str) -> list[Parsed]:
     title, markdown = html_to_markdown(text)
-    return [_parsed(title or _name_of(source), markdown, "html")]
+    return [parsed(title or _name_of(source), markdown, "html")]
+
+
+def _read_latex(text: str, source: str) -> list[Parsed]:
+    title, markdown = read_latex(text)
+    return [parsed(title or _name_of(source), markdown, "latex")]
 
 
 def _read_csv(text: str, source: str) -> list[Parsed]:
-    first_line = text.partition("\n")[0]
-    delimiter = max(",;\t|", key=first_line.count)  # the first of equals: a comma
-    try:
-        rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=delimiter) if any(row)]
-    except csv.Error as error:
-        raise UnusableError(DropReason.BAD_CSV, str(error)) from None
     name = _name_of(source)
-    return [_parsed(name, f"# {name}\n\n{pipe_table(rows)}", "csv")]
+    return [parsed(name, f"# {name}\n\n{read_csv(text)}", "csv")]
 
 
 def _read_script(text: str, source: str) -> list[Parsed]:
     name = PurePosixPath(source).name
-    return [_parsed(name, f"# file: {name}\n{text}", "python")]
+    return [parsed(name, f"# file: {name}\n{text}", "python")]
 
 
-def _read_json(text: str, source: str) -> list[Parsed]:
-    title, dialogue = dialogue_from_json(text)
-    title = title or _name_of(source)
-    return [_parsed(title, f"# {title}\n\n{dialogue}", "dialogue")]
-
-
-READERS: dict[str, Callable[[str, str], list[Parsed]]] = {
+_TEXT_READERS: dict[str, Callable[[str, str], list[Parsed]]] = {
     "": _read_text,
     ".txt": _read_text,
     ".text": _read_text,
     ".rst": _read_text,
-    ".tex": _read_text,
+    ".log": _read_text,
+    ".tex": _read_latex,
+    ".ltx": _read_latex,
     ".md": _read_markdown,
     ".markdown": _read_markdown,
     ".html": _read_html,
@@ -135,64 +99,123 @@ READERS: dict[str, Callable[[str, str], list[Parsed]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".py": _read_script,
-    ".json": _read_json,
+    ".pyi": _read_script,
 }
+_DIALOGUE_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_BOOK_SUFFIXES = (".xlsx", ".xlsm")
+# Parsers of binary files, and of markup that can be made to explode: a worker reads these one at a time.
+RISKY_SUFFIXES = (".pdf", ".parquet", ".html", ".htm", ".xhtml", ".tex", ".ltx", *_BOOK_SUFFIXES)
 
 
 def check_format(unit: Unit) -> None:
     """Raises UnusableError (unsupported_format), before anything is read."""
     suffix = suffix_of(unit.source)
-    if not unit.is_tree and not unit.by_line and suffix not in READERS:
+    known = suffix in (*_TEXT_READERS, *_DIALOGUE_SUFFIXES, *_BOOK_SUFFIXES, ".pdf", ".parquet")
+    if not unit.is_tree and not known:
         raise UnusableError(DropReason.UNSUPPORTED_FORMAT, f"no reader for {suffix!r} files")
 
 
-def parse(unit: Unit, contents: dict[str, bytes]) -> ParsedUnit:
-    """Documents and problems of one unit. `contents`: bytes of its members that could be loaded, by path."""
+def parse(unit: Unit, contents: dict[str, bytes], max_bytes: int) -> ParsedUnit:
+    """Documents, problems and notes of one unit.
+
+    contents: bytes of its members that could be loaded, by path. max_bytes: what a packed format may unpack to.
+    """
     if unit.is_tree:
-        return _parse_tree(unit, contents)
+        return read_repository(unit.source, contents)
     source = unit.source
     try:
-        text = decode(contents[source])
-        if unit.by_line:
-            return _parse_lines(text, source)
-        return ParsedUnit(documents=READERS[suffix_of(source)](text, source), problems=[])
+        return _parse_file(contents[source], source, max_bytes)
     except UnusableError as error:
         return ParsedUnit(documents=[], problems=[Problem(path=source, reason=error.reason, detail=error.detail)])
 
 
-def _parse_tree(unit: Unit, contents: dict[str, bytes]) -> ParsedUnit:
-    """A package as one text: each file under a line `# file: <path inside the package>`."""
-    parts, problems = [], []
-    for path, data in contents.items():
-        try:
-            text = clean(decode(data))
-        except UnusableError as error:
-            problems.append(Problem(path=path, reason=error.reason, detail=error.detail))
-            continue
-        parts.append(f"# file: {path.removeprefix(unit.source + '/')}\n{text}\n")
-    documents = [_parsed(PurePosixPath(unit.source).name, "\n".join(parts), "python")] if parts else []
-    return ParsedUnit(documents=documents, problems=problems)
-
-
-def _parse_lines(text: str, source: str) -> ParsedUnit:
-    documents, problems = [], []
+def _parse_file(data: bytes, source: str, max_bytes: int) -> ParsedUnit:
+    suffix = suffix_of(source)
     name = _name_of(source)
-    for number, title, dialogue in dialogues_from_lines(text):
+    if suffix == ".pdf":
+        title, text = read_pdf(data, max_bytes)
+        return ParsedUnit(documents=[parsed(title or name, text, "pdf")])
+    if suffix in _BOOK_SUFFIXES:
+        return ParsedUnit(documents=[parsed(name, f"# {name}\n\n{read_workbook(data, max_bytes)}", "xlsx")])
+    if suffix == ".parquet":
+        return _parse_parquet(data, source, max_bytes)
+    text, note = decode(data)
+    notes = [Note(path=source, note=note)] if note else []
+    if suffix == ".json":
+        read = _collect(((number, value) for number, value in _numbered(dialogues_of(parse_json(text)))), source)
+    elif suffix in _DIALOGUE_SUFFIXES:
+        read = _collect(_from_lines(text), source)
+    else:
+        read = ParsedUnit(documents=_TEXT_READERS[suffix](text, source))
+    return read.model_copy(update={"notes": notes})
+
+
+_Found = Dialogue | str | UnusableError  # a text stands for itself
+
+
+def _numbered(found: list[Dialogue | UnusableError]) -> Iterator[tuple[int | None, _Found]]:
+    """A file's only dialogue has no number."""
+    yield from ((None, item) for item in found) if len(found) == 1 else enumerate(found, start=1)
+
+
+def _from_lines(text: str) -> Iterator[tuple[int | None, _Found]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, _from_row(parse_json(line))
+            except UnusableError as error:
+                yield number, error
+
+
+def _from_row(value: Any) -> Dialogue | str:
+    """A dialogue, or the text of {"text": ...}. Raises UnusableError (not_a_dialogue)."""
+    if isinstance(value, dict) and not any(value.get(key) for key in MESSAGE_KEYS + SESSION_KEYS):
+        body = next((value[key] for key in ("text", "content") if isinstance(value.get(key), str)), None)
+        if body is not None and not any(isinstance(value.get(key), str) for key in ("role", "speaker", "from")):
+            title = value.get("title")
+            return f"# {collapse_blanks(title)}\n\n{body}" if isinstance(title, str) and title.strip() else body
+    return dialogue_of(value)
+
+
+def _collect(found: Iterable[tuple[int | None, _Found]], source: str) -> ParsedUnit:
+    """One document per dialogue or text; the damaged ones are problems of their own."""
+    documents, problems = [], []
+    for number, item in found:
         try:
-            if isinstance(dialogue, UnusableError):
-                raise dialogue
-            heading = title or f"{name} {number}"
-            parsed = _parsed(heading, f"# {heading}\n\n{dialogue}", "dialogue")
-            documents.append(parsed.model_copy(update={"part": number}))
+            if isinstance(item, UnusableError):
+                raise item
+            documents.append(_one_of_many(item, source, number))
         except UnusableError as error:
-            problems.append(Problem(path=f"{source}:{number}", reason=error.reason, detail=error.detail))
+            path = source if number is None else f"{source}:{number}"
+            problems.append(Problem(path=path, reason=error.reason, detail=error.detail))
     return ParsedUnit(documents=documents, problems=problems)
 
 
-def _parsed(title: str, text: str, format_name: str) -> Parsed:
-    return Parsed(title=collapse_blanks(clean(title))[:MAX_TITLE_CHARACTERS], text=clean(text), format=format_name)
+def _one_of_many(item: Dialogue | str, source: str, number: int | None) -> Parsed:
+    name = _name_of(source) if number is None else f"{_name_of(source)} {number}"
+    if isinstance(item, str):
+        return parsed(_only_heading(item) or name, _without_licence_of_gutenberg(item), "text", number)
+    title = item.title or name
+    return parsed(title, f"# {title}\n\n{item.text}", "dialogue", number)
+
+
+def _parse_parquet(data: bytes, source: str, max_bytes: int) -> ParsedUnit:
+    names, rows = read_rows(data, max_bytes)
+    if any(key in names for key in MESSAGE_KEYS + SESSION_KEYS) or "text" in names:
+        return _collect(_from_values(rows), source)
+    cells = [names, *([cell_text(row[name]) for name in names] for row in rows)]
+    name = _name_of(source)
+    return ParsedUnit(documents=[parsed(name, f"# {name}\n\n{pipe_table(cells)}", "parquet")])
+
+
+def _from_values(rows: Iterable[Any]) -> Iterator[tuple[int | None, _Found]]:
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield number, _from_row(row)
+        except UnusableError as error:
+            yield number, error
 
 
 def _name_of(source: str) -> str:
     """`a/annual_report.txt` -> `annual report`"""
-    return PurePosixPath(source).stem.replace("_", " ")
+    return PurePosixPath(without_suffix(source)).name.replace("_", " ")

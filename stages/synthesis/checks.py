@@ -7,9 +7,9 @@ shows it, the question does not give its answer away, and the answer follows fro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from stages.common.records import AnswerKind, QAPair, Sample, Span
+from stages.common.records import AnswerKind, Sample, Span
 from stages.common.storage import DocumentStore
 from stages.common.text import collapse_blanks
 from stages.synthesis.rederive import rederive
@@ -18,7 +18,6 @@ Refusal = tuple[str, str]  # (reason, what was seen)
 Check = Callable[[Sample, DocumentStore], Refusal | None]
 
 _WORDS = re.compile(r"\w+")
-_IGNORED_WORDS = frozenset({"a", "an", "the", "of", "in", "is", "was", "please"})
 _MIN_COMPARED_CHARACTERS = 2
 
 
@@ -108,22 +107,6 @@ def refusal(sample: Sample, documents: DocumentStore) -> Refusal | None:
 def contains(outer: Span, inner: Span) -> bool:
     """True if `inner` lies inside `outer`."""
     return outer.document_id == inner.document_id and outer.start <= inner.start and inner.end <= outer.end
-
-
-def question_key(pair: QAPair) -> str:
-    """Equal for questions that differ only in case, punctuation, blanks and articles."""
-    return " ".join(word for word in _words(pair.question) if word not in _IGNORED_WORDS)
-
-
-def near_duplicates(samples: Sequence[Sample]) -> dict[str, str]:
-    """Maps the id of a later sample to that of the first one with nearly the same question."""
-    first: dict[str, str] = {}
-    found = {}
-    for sample in samples:
-        known = first.setdefault(question_key(sample), sample.id)
-        if known != sample.id:
-            found[sample.id] = known
-    return found
 
 
 def _words(text: str) -> list[str]:

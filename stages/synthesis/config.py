@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from stages.common.config import Section, TrainConfig
+from stages.common.config import NO_ENDPOINT, EndpointConfig, Section, TrainConfig
 
 
 class GeneratorConfig(Section):
@@ -19,24 +19,119 @@ class GeneratorConfig(Section):
     )
 
 
+class MultiHopConfig(GeneratorConfig):
+    """Questions over the knowledge graph."""
+
+    min_hops: int = Field(ge=2, le=6, description="Fewest facts that a question joins.")
+    max_hops: int = Field(ge=2, le=6, description="Most facts that a question joins.")
+    min_distance_tokens: int = Field(
+        ge=0, description="Facts of one question that are read from one document stand at least this far apart."
+    )
+    max_evidence_characters: int = Field(
+        ge=0, description="Longest evidence of one question, all spans together; 0: no limit."
+    )
+    named_entities: bool = Field(
+        description="Also read named entities with spaCy (extra `ner`); several minutes for 40 MB of text."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MultiHopConfig:
+        if self.min_hops > self.max_hops:
+            raise ValueError(f"min_hops ({self.min_hops}) is above max_hops ({self.max_hops})")
+        return self
+
+
+class MultiHopStage(Section):
+    """Everything that synthesize@multi_hop depends on. The pipeline always names `writer`; Python callers may not."""
+
+    generator: MultiHopConfig
+    writer: EndpointConfig = NO_ENDPOINT
+    seed: int = Field(ge=0, description="Seed of the pipeline.")
+
+
 class SynthesizeStage(Section):
-    """Everything that one synthesize@TASK stage depends on."""
+    """Everything that one synthesize@TASK stage depends on. The pipeline always names `writer`; Python callers may not."""
 
     generator: GeneratorConfig
+    writer: EndpointConfig = NO_ENDPOINT
     seed: int = Field(ge=0, description="Seed of the pipeline.")
+
+
+class SelfEvolutionConfig(Section):
+    """Questions that a model writes, answers and checks itself (paper section 3.2); needs `endpoints.writer`."""
+
+    questions: int = Field(ge=0, description="Verified questions wanted besides those made by rule; 0: none.")
+    rounds: int = Field(ge=1, le=100, description="Rounds; each asks for harder questions than the one before.")
+    min_documents: int = Field(ge=1, le=50, description="Documents of a cluster in the first round.")
+    max_documents: int = Field(ge=1, le=50, description="Documents of a cluster in the last round.")
+    excerpt_characters: int = Field(ge=500, description="Characters of each document that the model is shown.")
+    closed_book: bool = Field(
+        description="Drop questions that the model answers without the documents (one more call)."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SelfEvolutionConfig:
+        if self.min_documents > self.max_documents:
+            raise ValueError("min_documents must not exceed max_documents")
+        return self
+
+
+class ReadingConfig(GeneratorConfig):
+    """Reading questions: by rule, and by self-evolution where an endpoint is configured."""
+
+    self_evolution: SelfEvolutionConfig
+
+
+class ReadingStage(SynthesizeStage):
+    """Everything that synthesize@reading_comprehension depends on."""
+
+    generator: ReadingConfig
+
+
+class NumericalConfig(GeneratorConfig):
+    """Numerical questions: which families, and how many entities one question compares."""
+
+    families: dict[str, float] = Field(
+        description="Weight per query family (names as in `generator`: lookup, growth, ...); `computed` stands for all "
+        "that compute something and are not named, in equal parts."
+    )
+    max_entities: int = Field(
+        ge=3, le=12, description="Most entities (each in a document of its own) that one question compares."
+    )
+    written: int = Field(
+        ge=0,
+        description="Questions that a model writes as sentence and SQL, besides the others; needs `endpoints.writer`.",
+    )
+
+
+class NumericalStage(SynthesizeStage):
+    """Everything that synthesize@numerical depends on."""
+
+    generator: NumericalConfig
 
 
 class AssembleConfig(Section):
     """Context extension: irrelevant documents around the evidence until the target length."""
 
-    min_context_tokens: int = Field(ge=64, description="Target lengths are drawn uniformly between these two.")
-    max_context_tokens: int = Field(ge=64, description="Longest target length, in tokens of the base model.")
+    min_context_tokens: int = Field(ge=64, description="Shortest target length of a context.")
+    mean_context_tokens: int = Field(
+        ge=64, description="Mean of the target lengths: a log-normal distribution that is cut off at both ends."
+    )
+    max_context_tokens: int = Field(ge=64, description="Longest context, in tokens of the base model.")
+    reserved_documents: float = Field(
+        ge=0,
+        le=0.5,
+        description="Share of the documents that no context shows beside others' evidence, so that questions about them can "
+        "be held out without losing the samples whose contexts would show their evidence.",
+    )
     hard_distractors: float = Field(
         ge=0,
         le=1,
         description="Share of the look-up questions whose distractors hold the same attribute of other entities; 1 is hardest.",
     )
-    max_span_tokens: int = Field(ge=32, description="Longest excerpt taken from one document, evidence included.")
+    max_span_tokens: int = Field(
+        ge=32, description="Longest part taken from one document, evidence included; shorter documents are shown whole."
+    )
 
 
 class AssembleStage(Section):
@@ -79,7 +174,7 @@ class StratifyConfig(Section):
     """Splits and pass@k bins."""
 
     heldout_per_task: dict[str, int] = Field(
-        description="Held-out questions per task type; their evidence never occurs in training."
+        description="Held-out questions per task type; no training question has their evidence, no training context all of it."
     )
     rl_prompts_per_task: int = Field(
         ge=1, description="Prompts for RL per task type, drawn equally from the pass@k bins."

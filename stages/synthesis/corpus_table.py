@@ -1,13 +1,16 @@
-"""The corpus table: all facts of all documents in DuckDB, where a question's SQL is executed (paper section 3.2).
+"""The corpus table: all figures of all documents in DuckDB, where a question's SQL is executed (paper section 3.2).
 
-The connection is in memory, reads no file, cannot be reconfigured, runs on one thread (a fixed order) and is
-interrupted after a few seconds. Only a single SELECT is executed. DECIMAL keeps sums and differences exact.
+    facts(document_id, entity, attribute, period, year INTEGER, value DECIMAL(38,8), unit)
+
+One row per figure, (entity, attribute, period) is unique. `value` is in the base unit (dollars, not billions of them), so
+that documents that count in millions and in billions compare. DECIMAL keeps sums and differences exact. What may be
+executed, and how it is kept in bounds: sql_sandbox.py.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -15,91 +18,85 @@ from typing import Any
 
 import duckdb
 
-from stages.common.errors import InputError
 from stages.synthesis.quantities import plain
+from stages.synthesis.sql_sandbox import SqlLimits, SqlTable, fill, lock, open_sandbox, select
 
-COLUMNS = ("document_id", "entity", "attribute", "period", "value", "unit")
-MAX_SQL_CHARACTERS = 4000
-MAX_RESULT_ROWS = 100
-LIMIT_SECONDS = 10.0
+COLUMNS = {
+    "document_id": "VARCHAR",
+    "entity": "VARCHAR",
+    "attribute": "VARCHAR",
+    "period": "VARCHAR",
+    "year": "INTEGER",
+    "value": "DECIMAL(38,8)",
+    "unit": "VARCHAR",
+}
+LIMITS = SqlLimits(seconds=10.0, memory_mb=1024)
 
-_LOOPS = re.compile(r"\b(?:recursive|range|generate_series|pragma|attach|copy|install|load)\b", re.IGNORECASE)
+
+def facts_table(rows: Sequence[Mapping[str, Any]]) -> SqlTable:
+    """Rows of proofs as the table `facts`; a row without a year has none."""
+    return SqlTable(COLUMNS, [[row.get(name) for name in COLUMNS] for row in rows])
 
 
-def open_table(rows: Sequence[Mapping[str, str]]) -> duckdb.DuckDBPyConnection:
-    """A connection with one table `facts(document_id, entity, attribute, period, value DECIMAL(38,8), unit)`."""
-    connection = duckdb.connect(
-        ":memory:", config={"enable_external_access": "false", "threads": "1", "memory_limit": "1GB"}
-    )
-    connection.execute(
-        "CREATE TABLE facts (document_id VARCHAR, entity VARCHAR, attribute VARCHAR, period VARCHAR,"
-        " value DECIMAL(38,8), unit VARCHAR)"
-    )
-    _insert(connection, rows)
-    connection.execute("SET lock_configuration = true")
+def open_table(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:
+    """A locked connection with the table `facts` of these rows. InputError if a row does not fit."""
+    connection = open_sandbox(LIMITS.memory_mb)
+    connection.execute(f"CREATE TABLE facts ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})")
+    fill(connection, "facts", facts_table(rows))
+    lock(connection)
     return connection
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, str]]) -> None:
-    if not rows:
-        return
-    columns = [[row[name] for row in rows] for name in COLUMNS]
-    marks = ", ".join(
-        "CAST(unnest(?::VARCHAR[]) AS DECIMAL(38,8))" if name == "value" else "unnest(?::VARCHAR[])" for name in COLUMNS
-    )
-    connection.execute(f"INSERT INTO facts SELECT {marks}", columns)
 
 
 @functools.cache
 def _small_table() -> tuple[duckdb.DuckDBPyConnection, threading.Lock]:
     """One connection for `select_from`, made at first use: opening one takes longer than all of a question's work."""
-    return open_table([]), threading.Lock()
+    connection = open_table([])
+    atexit.register(_forget_small_table)  # DuckDB complains on stderr of connections that outlive the interpreter
+    return connection, threading.Lock()
 
 
-def select_from(rows: Sequence[Mapping[str, str]], sql: str) -> str | None:
+def _forget_small_table() -> None:
+    connection, _ = _small_table()
+    connection.close()
+    _small_table.cache_clear()
+
+
+def select_from(rows: Sequence[Mapping[str, Any]], sql: str) -> str | None:
     """`select_text` on a table of these rows alone. InputError as `run_select`, or if a row does not fit the table."""
-    connection, lock = _small_table()
-    with lock:
-        try:
-            connection.execute("DELETE FROM facts")
-            _insert(connection, rows)
-        except duckdb.Error as error:
-            raise InputError(f"rows of a proof do not fit the table: {error}") from None
+    connection, guard = _small_table()
+    with guard:
+        connection.execute("DELETE FROM facts")
+        fill(connection, "facts", facts_table(rows))
         return select_text(connection, sql)
 
 
 def run_select(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
-    """Execute one SELECT. InputError if it is anything else, too long, wrong, or not done in time."""
-    if len(sql) > MAX_SQL_CHARACTERS or _LOOPS.search(_without_strings(sql)):
-        raise InputError(f"refused SQL: longer than {MAX_SQL_CHARACTERS} characters or with a forbidden word: {sql!r}")
-    timer = threading.Timer(LIMIT_SECONDS, connection.interrupt)
-    try:
-        statements = connection.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise InputError(f"refused SQL: only one SELECT is executed, this is another statement: {sql!r}")
-        timer.start()
-        return connection.execute(statements[0]).fetchmany(MAX_RESULT_ROWS)
-    except duckdb.Error as error:
-        raise InputError(f"the SQL of a question failed ({error}): {sql!r}") from None
-    finally:
-        timer.cancel()
+    """Execute one SELECT on `facts`. InputError if it is anything else, too long, wrong, or not done in time."""
+    return select(connection, sql, ["facts"], LIMITS).rows
 
 
 def select_text(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
     """The single cell of a SELECT as answer text; None if there is not exactly one non-null cell."""
+    value = select_value(connection, sql)
+    if value is None:
+        return None
+    return plain(value) if isinstance(value, Decimal) else str(value)
+
+
+def select_value(connection: duckdb.DuckDBPyConnection, sql: str) -> Decimal | str | None:
+    """The single cell of a SELECT, numbers as decimals; None if there is not exactly one non-null finite cell."""
     rows = run_select(connection, sql)
     if len(rows) != 1 or len(rows[0]) != 1 or rows[0][0] is None:
         return None
     value = rows[0][0]
-    if isinstance(value, float):
-        return plain(Decimal(repr(value)))
-    return plain(value) if isinstance(value, Decimal) else str(value)
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float | Decimal):
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        return number if number.is_finite() else None
+    return str(value)
 
 
 def literal(text: str) -> str:
     """An SQL string literal. DuckDB knows no escape but the doubled quote."""
     return "'" + text.replace("\0", "").replace("'", "''") + "'"
-
-
-def _without_strings(sql: str) -> str:
-    return re.sub(r"'[^']*'", "''", sql)

@@ -5,6 +5,8 @@ Three families, over windows of consecutive turns:
 - mrcr/opening: the same for the N-th turn that begins with certain words ("Can I get ..."), repeated requests as in MRCR;
 - recall: who said a quoted sentence; what was answered to it.
 
+Turns are counted in the window; the question says so and names the turn with which the window begins.
+
 Departure from MRCR: its conversations are generated, ours are real, so the ordinal is what makes the question hard.
 Windows do not overlap, so held-out windows exist; most are small, since a short context must be able to hold one whole.
 """
@@ -23,16 +25,49 @@ from stages.common.metrics import Emit
 from stages.common.records import AnswerKind, Document, Evidence, QAPair, Span, TaskType
 from stages.common.seeds import rng
 from stages.common.storage import iter_records
+from stages.common.turns import Turn, opening, ordinal, parse_turns
 from stages.synthesis.config import SynthesizeStage
+from stages.synthesis.near_duplicates import near_duplicates
 from stages.synthesis.pairs import make_pair, write_pairs
 from stages.synthesis.rederive import rederive
-from stages.synthesis.turns import Turn, opening, parse_turns
 
 # Window lengths in characters: (share of the windows, shortest, longest). The last class grows with the corpus.
 _SHORT, _MEDIUM, _LONG = (0.6, 120, 320), (0.9, 320, 750), (1.0, 750, 60_000)
 _MIN_TURNS, _MAX_ROUNDS = 3, 4
 _MIN_WORDS, _MAX_WORDS = 3, 25
 _MARKS = frozenset("{}[]<>")  # {vocalsound}, tool output, removed names
+_FIRST_WORDS = 8  # of a window, quoted in the question
+# Said while another speaks; they tell nothing apart.
+_FILLERS = frozenset(
+    [
+        "ah",
+        "aha",
+        "eh",
+        "er",
+        "erm",
+        "hm",
+        "hmm",
+        "huh",
+        "mhm",
+        "mm",
+        "mmm",
+        "mm-hmm",
+        "oh",
+        "ok",
+        "okay",
+        "so",
+        "uh",
+        "uh-huh",
+        "uhm",
+        "um",
+        "well",
+        "yeah",
+        "yep",
+        "yes",
+        "no",
+        "right",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -62,14 +97,17 @@ def run(
 
 
 def make_questions(documents: list[Document], questions: int, seed: int) -> list[QAPair]:
-    """Up to `questions` pairs; each round asks another question of every window until there are enough."""
+    """Up to `questions` pairs; each round asks another question of every window until there are enough.
+
+    Questions that ask nearly the same as an earlier one are taken out after each round, as verify would.
+    """
     windows = cut_windows(documents, questions, seed)
     rng(seed, "dialogue", "order").shuffle(windows)
     found: dict[str, QAPair] = {}
     for round_number in range(_MAX_ROUNDS):
         for number, window in enumerate(windows):
             if len(found) == questions:
-                return list(found.values())
+                break
             chance = rng(seed, "dialogue", window.document.id, window.start, round_number)
             # Two of three questions are of the MRCR form; a family that finds nothing leaves the window to the next.
             order = _FAMILIES[(number + round_number) % len(_FAMILIES) :] + _FAMILIES
@@ -77,6 +115,10 @@ def make_questions(documents: list[Document], questions: int, seed: int) -> list
             pair = next((pair for pair in made if pair and rederive(pair, _reader(window)) == pair.answer), None)
             if pair is not None:
                 found.setdefault(pair.id, pair)
+        repeats = near_duplicates(list(found.values()))
+        found = {own_id: pair for own_id, pair in found.items() if own_id not in repeats}
+        if len(found) == questions:
+            break
     return list(found.values())
 
 
@@ -98,6 +140,9 @@ def _windows_of(document: Document, longest: int, chance: random.Random) -> Iter
     turns = parse_turns(document.text)
     first = 0
     while first < len(turns):
+        if len(_told(turns[first])) < _MIN_WORDS:  # "Mm-hmm." cannot name a window
+            first += 1
+            continue
         wanted = _window_characters(longest, chance)
         last = first
         while last + 1 < len(turns) and turns[last + 1].end - turns[first].start <= wanted:
@@ -123,13 +168,24 @@ def askable(turn: Turn) -> bool:
         and _MIN_WORDS <= len(words) <= _MAX_WORDS
         and not _MARKS.intersection(turn.text)
         and any(len(word) > 3 for word in words)
+        and len(_told(turn)) >= _MIN_WORDS
     )
 
 
-def ordinal(number: int) -> str:
-    """1 -> 1st, 12 -> 12th, 22 -> 22nd."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
+def _told(turn: Turn) -> list[str]:
+    """The words of a turn that are no fillers ("Mm - hmm.")."""
+    words = (word.strip(string.punctuation).lower() for word in turn.text.split())
+    return [word for word in words if word and word not in _FILLERS]
+
+
+def _part(window: Window) -> str:
+    """The window in words, by the turn with which it begins."""
+    first = window.turns[0]
+    said = " ".join(first.text.split()[:_FIRST_WORDS])
+    return (
+        f'In the conversation "{window.document.title}", take the part from the turn "{first.speaker}: {said}" on, '
+        "as far as it is given."
+    )
 
 
 def _prefix(chance: random.Random) -> str:
@@ -158,7 +214,7 @@ def _around(window: Window, turn: Turn) -> dict[str, str | int]:
 def _by_speaker(window: Window, chance: random.Random, seed: int) -> QAPair | None:
     """Prepend a string to the N-th turn of a speaker."""
     times = Counter(turn.speaker for turn in window.turns)
-    gold = [turn for turn in window.turns if times[turn.speaker] >= 2 and askable(turn)]
+    gold = [turn for turn in window.turns[1:] if times[turn.speaker] >= 2 and askable(turn)]
     if not gold:
         return None
     turn = chance.choice(gold)
@@ -166,8 +222,8 @@ def _by_speaker(window: Window, chance: random.Random, seed: int) -> QAPair | No
     number, prefix = same.index(turn) + 1, _prefix(chance)
     return make_pair(
         task_type=TaskType.DIALOGUE_MEMORY,
-        question=f'In the conversation "{window.document.title}", prepend {prefix} to the {ordinal(number)} turn of '
-        f"{turn.speaker}: write {prefix} directly followed by what {turn.speaker} says there.",
+        question=f"{_part(window)} Prepend {prefix} to the {ordinal(number)} turn of "
+        f"{turn.speaker} in it: write {prefix} directly followed by what {turn.speaker} says there.",
         answer=prefix + turn.text,
         answer_kind=AnswerKind.SEQUENCE,
         evidence=_evidence(window.document, turn),
@@ -187,7 +243,13 @@ def _by_speaker(window: Window, chance: random.Random, seed: int) -> QAPair | No
 def _by_opening(window: Window, chance: random.Random, seed: int) -> QAPair | None:
     """Prepend a string to the N-th turn that begins with the same two words as another one."""
     times = Counter(opening(turn.text, 2) for turn in window.turns)
-    gold = [turn for turn in window.turns if askable(turn) and times[opening(turn.text, 2)] >= 2]
+    gold = [
+        turn
+        for turn in window.turns[1:]
+        if askable(turn)
+        and times[opening(turn.text, 2)] >= 2
+        and not _FILLERS.issuperset(opening(turn.text, 2).split())
+    ]
     if not gold:
         return None
     turn = chance.choice(gold)
@@ -196,7 +258,7 @@ def _by_opening(window: Window, chance: random.Random, seed: int) -> QAPair | No
     number, prefix = same.index(turn) + 1, _prefix(chance)
     return make_pair(
         task_type=TaskType.DIALOGUE_MEMORY,
-        question=f'In the conversation "{window.document.title}", several turns begin with the words "{begin}". '
+        question=f'{_part(window)} Several turns in it begin with the words "{begin}". '
         f"Prepend {prefix} to the {ordinal(number)} of them: write {prefix} directly followed by that turn's text, "
         "without the speaker's name.",
         answer=prefix + turn.text,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from stages.common.records import QAPair, Span
-from stages.synthesis.turns import Turn, opening, parse_turns
+from stages.common.turns import Turn, opening, parse_turns
 
 TextOf = Callable[[Span], str]
 

@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from stages.common.records import Document, Evidence
+from stages.synthesis.dates import parse_date
 from stages.synthesis.facts import span_evidence
 from stages.synthesis.markdown import iter_lines
 
@@ -66,6 +67,20 @@ def _registrant(document: Document) -> Entity | None:
     start = previous.start + previous.text.index(name)
     evidence = None if name in document.title else span_evidence(document, start, start + len(name))
     return Entity(document.id, f"{name} ({details})" if details else name, evidence)
+
+
+def is_filing(document: Document) -> bool:
+    """True if the first pages name a registrant."""
+    return _REGISTRANT in document.text[:COVER_CHARACTERS].casefold()
+
+
+def filing_form(cover: str) -> tuple[str, str, tuple[int, int]] | None:
+    """(form, ISO date of the period, the period's characters) that a filing's cover names, or None."""
+    form, period = _FORM.search(cover), _PERIOD.search(cover)
+    if form is None or period is None:
+        return None
+    day = parse_date(" ".join(period[1].replace(",", ", ").split()).title())
+    return (form[1].upper(), day, period.span(1)) if day is not None else None
 
 
 def normalise_name(name: str) -> str:

@@ -209,7 +209,7 @@ def excerpts_over(
         whole = excerpt_around(text, union, budget_tokens, max_tokens, offsets, chance)
         if whole is not None or len(ordered) == 1:
             return None if whole is None else [whole]
-    groups = _merge([(span[0], span[1]) for span in ordered])
+    groups = merge([(span[0], span[1]) for span in ordered])
     # Each group first at its least; what is left of the budget is shared.
     least = [excerpt_around(text, group, 0, max_tokens, offsets, chance) for group in groups]
     if any(part is None for part in least):
@@ -223,11 +223,11 @@ def excerpts_over(
         assert part is not None
         grown = excerpt_around(text, group, part.tokens + extra, part.tokens + extra, offsets, chance)
         parts.append(grown or part)
-    merged = _merge([(part.start, part.end) for part in parts])
+    merged = merge([(part.start, part.end) for part in parts])
     return [Excerpt(start, end, len(offsets(text[start:end]))) for start, end in merged]
 
 
-def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Touching or overlapping spans joined."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):

@@ -64,7 +64,7 @@ class Fact:
 def heading_facts(document: Document, entity: str, dropped: list[Dropped]) -> list[Fact]:
     """The facts under a document's headings, each (attribute, period) once. Refused ones go to `dropped`."""
     by_key: dict[tuple[str, str], list[Fact]] = {}
-    for count, fact in enumerate(_candidates(document, entity)):
+    for count, fact in enumerate(candidate_facts(document, entity)):
         if count >= MAX_FACTS_PER_DOCUMENT:
             dropped.append(_drop(document, "too_many_facts", f"only the first {MAX_FACTS_PER_DOCUMENT} are read"))
             break
@@ -82,7 +82,8 @@ def heading_facts(document: Document, entity: str, dropped: list[Dropped]) -> li
     return kept
 
 
-def _candidates(document: Document, entity: str) -> Iterator[Fact]:
+def candidate_facts(document: Document, entity: str) -> Iterator[Fact]:
+    """Every heading path with one short value, also those that say different things (`heading_facts` drops them)."""
     found = list(sections(document.text))
     if found and found[0][0].level == 1:
         found = found[1:]  # the title

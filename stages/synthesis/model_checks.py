@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from stages.common.prompts import closed_book_messages, full_context_messages, materialise_context
+from stages.common.prompts import closed_book_messages, full_context_messages, materialise_context, opening_tag
 from stages.common.records import AnswerKind, Sample, Span
 from stages.common.rollouts import GenerationRequest
 from stages.common.seeds import derive_seed, rng
@@ -26,8 +26,9 @@ from stages.common.tokens import Message
 from stages.engines.base import RolloutEngine
 from stages.synthesis.checks import Refusal
 from stages.synthesis.config import VerifyConfig
-from stages.synthesis.distractors import DistractorSource, distractor
+from stages.synthesis.distractors import RandomPlaces, distractor
 from stages.synthesis.excerpts import TokenOffsets
+from stages.synthesis.text_words import Library
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,13 @@ class ModelChecks:
     def _robustness(
         self, samples: Sequence[Sample], documents: DocumentStore, offsets: TokenOffsets
     ) -> list[tuple[Sample, list[float]]]:
-        source = DistractorSource(documents)
+        source, library = RandomPlaces.of_store(documents), Library(documents)
         extended = []
         for sample in samples:
             room = self._room(self._full_context_ids(sample, documents))
             budget = min(self._config.extra_distractor_tokens, room)
             if budget >= _LEAST_EXTRA_TOKENS:
-                extended.append(with_more_distractors(sample, budget, documents, source, offsets, self._seed))
+                extended.append(with_more_distractors(sample, budget, library, source, offsets, self._seed))
         # Titles cost tokens too: what does not fit after all is not asked.
         prompts = [(sample, self._full_context_ids(sample, documents)) for sample in extended]
         fitting = [(sample, prompt) for sample, prompt in prompts if self._room(prompt) >= 0]
@@ -170,8 +171,8 @@ def closed_book_limit(sample: Sample, threshold: float, attempts: int) -> float:
 def with_more_distractors(
     sample: Sample,
     extra_tokens: int,
-    documents: DocumentStore,
-    source: DistractorSource,
+    library: Library,
+    source: RandomPlaces,
     offsets: TokenOffsets,
     seed: int,
 ) -> Sample:
@@ -185,14 +186,15 @@ def with_more_distractors(
             break
         if place.document_id in shown:
             continue
-        header = len(offsets(f'<document title="{documents[place.document_id].title}">\n\n</document>\n'))
+        header = len(offsets(f"{opening_tag(library[place.document_id].title)}\n\n</document>\n"))
         if left - header < _LEAST_EXTRA_TOKENS // 2:
             continue
-        made = distractor(sample, place, documents, left - header, offsets, chance)
+        made = distractor(sample, place, library, left - header, offsets, chance)
         if made is not None:
-            blocks.insert(chance.randrange(len(blocks) + 1), [made[0]])
+            span = Span(document_id=place.document_id, start=made.start, end=made.end)
+            blocks.insert(chance.randrange(len(blocks) + 1), [span])
             shown.add(place.document_id)
-            left -= made[1] + header
+            left -= made.tokens + header
     context = [span for block in blocks for span in block]
     return Sample(**{**dict(sample), "context": context})
 

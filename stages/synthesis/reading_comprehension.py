@@ -1,7 +1,8 @@
 """General reading with checkable answers, over any documents (stage synthesize@reading_comprehension).
 
 Eight families in `reading_families.py`: what comes after or last, how many, which document says a sentence, what a short
-headed passage says. The paper's third generator (multi-agent self-evolution) needs a strong model; these need none.
+headed passage says. They need no model; the paper's third generator, multi-agent self-evolution (`self_evolve.py`), adds
+its questions where an endpoint is configured.
 
 Choice among the candidates: families in turn, documents in turn within a family, three compact spans to one long one
 (short contexts can hold only compact ones); a pattern that recurs in many documents ("Coastline" is followed by
@@ -24,6 +25,7 @@ from stages.synthesis.config import SynthesizeStage
 from stages.synthesis.pairs import make_pair, quote_span, write_pairs
 from stages.synthesis.reading_families import CODE_FAMILIES, FAMILIES, Candidate, which_document
 from stages.synthesis.rederive import rederive
+from stages.synthesis.self_evolve_stage import evolve_if_configured, write_evolution
 
 _COMPACT_CHARACTERS = 360
 _COMPACT_PER_DOCUMENT, _LONG_PER_DOCUMENT = 8, 3  # kept per document and family, so memory stays bounded
@@ -36,11 +38,15 @@ def run(
     config: SynthesizeStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit
 ) -> dict[str, int]:
     """Make reading questions. NotEnoughDataError if the documents yield too few."""
-    del state_dir, emit
+    del emit
     kinds = [category for category in Category if category is not Category.DIALOGUES]
     documents = DocumentStore([inputs["documents"] / f"{category}.jsonl" for category in kinds])
     pairs, dropped = make_questions(documents, config.generator.questions, config.seed)
-    return write_pairs(out_dir, TaskType.READING_COMPREHENSION, pairs, dropped, config.generator)
+    evolution = evolve_if_configured(config, documents, pairs, state_dir)
+    if evolution is not None:
+        pairs, dropped = [*pairs, *evolution.pairs], [*dropped, *evolution.dropped]
+    counts = write_pairs(out_dir, TaskType.READING_COMPREHENSION, pairs, dropped, config.generator)
+    return counts | write_evolution(out_dir, evolution)
 
 
 def make_questions(documents: DocumentStore, questions: int, seed: int) -> tuple[list[QAPair], list[Dropped]]:

@@ -14,11 +14,14 @@ from typing import Any
 
 from stages.common.records import AnswerKind, Document
 from stages.common.text import collapse_blanks
-from stages.synthesis.outline import children, classes, headings, lists
+from stages.synthesis.outline import Heading, children, classes, headings, lists
 
 _MAX_SPAN_CHARACTERS = 12_000
 _MAX_ANSWER_CHARACTERS = 80
 _SENTENCE = re.compile(r"(?<=[.!?] )[A-Z][^.!?\n|#*_`\[\]{}<>\\]{60,200}[.!?](?=\s)")
+
+
+_FILE_NAME = re.compile(r"\S*[-_.\d]\S*")
 
 
 @dataclass(frozen=True)
@@ -159,14 +162,19 @@ def value_under(document: Document) -> Iterator[Candidate]:
             document,
             heading.start,
             end,
-            f'What does "{document.title}" say under the heading "{heading.title}"?',
+            f'What does "{document.title}" say under the heading "{heading.title}"{_parent(found, index)}?',
             body,
             {"kind": "value_under", "heading": heading.title},
         )
 
 
 def which_document(document: Document) -> Iterator[Candidate]:
-    """Which document says a sentence: the answer is a title. Whether the sentence is unique is checked by the stage."""
+    """Which document says a sentence: the answer is a title. Whether the sentence is unique is checked by the stage.
+
+    A title that is a file's name ("jnj-10K-2025-02-13") stands in no document, so it is not asked for.
+    """
+    if _FILE_NAME.fullmatch(document.title):
+        return
     for match in _SENTENCE.finditer(document.text):
         sentence = match[0]
         if len(sentence.split()) >= 10 and document.text.count(sentence) == 1:
@@ -199,6 +207,13 @@ def _once(titles: list[str]) -> set[str]:
     """Titles that occur once and are quotable."""
     times = Counter(titles)
     return {title for title in times if times[title] == 1 and 2 <= len(title) <= _MAX_ANSWER_CHARACTERS}
+
+
+def _parent(found: list[Heading], index: int) -> str:
+    """` of the section "X"`, where a heading stands below another one that is not the document's title: "by type" alone says little."""
+    own = found[index]
+    above = next((heading for heading in reversed(found[:index]) if heading.level < own.level), None)
+    return f' of the section "{above.title}"' if above is not None and above.level > 1 else ""
 
 
 def _sections(document: Document) -> Iterator[tuple[Any, list[Any]]]:

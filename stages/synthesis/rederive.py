@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 from stages.common.records import QAPair
 from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
-from stages.synthesis.proofs import TextOf, rederive_option, rederive_path, rederive_sql
+from stages.synthesis.multiple_choice_proofs import rederive_option
+from stages.synthesis.numerical_proofs import rederive_sql
+from stages.synthesis.path_proofs import rederive_path
+from stages.synthesis.proofs import TextOf
 from stages.synthesis.reading_proofs import (
     rederive_count_list_items,
     rederive_count_methods,
@@ -20,13 +23,14 @@ from stages.synthesis.reading_proofs import (
     rederive_title,
     rederive_value_under,
 )
+from stages.synthesis.self_evolve_proof import rederive_mase
 
 Answer = str | list[str]
 
 REDERIVE: dict[str, Callable[[QAPair, TextOf], Answer | None]] = {
     "sql": rederive_sql,
     "path": rederive_path,
-    "option": rederive_option,
+    "option": lambda qa, text_of: rederive_option(qa, text_of, rederive),
     "mrcr": rederive_mrcr,
     "speaker_of": rederive_speaker,
     "reply_to": rederive_reply,
@@ -38,6 +42,7 @@ REDERIVE: dict[str, Callable[[QAPair, TextOf], Answer | None]] = {
     "method_after": rederive_method_after,
     "value_under": rederive_value_under,
     "title_of": rederive_title,
+    "mase": rederive_mase,
 }
 
 

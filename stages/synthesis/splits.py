@@ -1,8 +1,8 @@
 """Who goes where: held-out questions, RL prompts by pass@k bins, warm-up samples. Pure; works on spans alone.
 
-Held-out first. A sample may train only if nothing that its context shows overlaps a held-out question's evidence, in any
-task. To leave room for that, held-out questions are taken from few documents (a random order of documents, the same for
-all tasks) and, where possible, from evidence that no model-checked sample shows.
+Held-out first. A sample may train only if its own evidence shares no character with a held-out question's, in any task, and
+its context does not show all the evidence of one (with a part of it a question that joins facts cannot be answered). To leave room for that, held-out questions are taken where possible from evidence that no model-checked sample shows,
+that few contexts show (`assemble` reserves documents for it), and from few documents (a random order, the same for all tasks).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stages.common.seeds import rng
 
 # What the headline comparison asks comes first where there is a choice.
 PREFERRED_GENERATOR = {TaskType.NUMERICAL: "numerical/lookup"}
+_SHOWN_STEP = 20  # a few contexts more or less do not matter beside staying in few documents
 _PREFERRED_PER_OTHER = 3  # in the warm-up: three look-ups to one other question
 
 
@@ -54,6 +55,24 @@ class SpanIndex:
         return bisect_left(starts, span.end) > bisect_right(self._ends.get(span.document_id, []), span.start)
 
 
+class SpanCounts:
+    """How many of many spans another span overlaps."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self._starts: defaultdict[str, list[int]] = defaultdict(list)
+        self._ends: defaultdict[str, list[int]] = defaultdict(list)
+        for span in spans:
+            self._starts[span.document_id].append(span.start)
+            self._ends[span.document_id].append(span.end)
+        for positions in (*self._starts.values(), *self._ends.values()):
+            positions.sort()
+
+    def overlapping(self, span: Span) -> int:
+        """Spans that share a character with this one: those that begin before its end, less those that end by its start."""
+        begun = bisect_left(self._starts.get(span.document_id, []), span.end)
+        return begun - bisect_right(self._ends.get(span.document_id, []), span.start)
+
+
 def evidence_spans(sample: Sample) -> list[Span]:
     """The evidence and, for a dialogue question, the window."""
     window = sample.proof.get("window")
@@ -66,6 +85,7 @@ def choose_heldout(
     """Held-out samples per task, in an order of which any beginning is a fair choice."""
     ranks = _document_ranks(samples, seed)
     shown_by_checked = SpanIndex(span for sample in samples if sample.id in checked for span in sample.context)
+    shown = SpanCounts(span for sample in samples for span in sample.context)
     chosen: list[Sample] = []
     for task in TaskType:
         preferred = PREFERRED_GENERATOR.get(task)
@@ -76,6 +96,7 @@ def choose_heldout(
                 sample.id in checked,
                 preferred is not None and sample.generator != preferred,
                 any(shown_by_checked.overlaps(span) for span in evidence_spans(sample)),
+                min(shown.overlapping(span) for span in evidence_spans(sample)) // _SHOWN_STEP,
                 min(ranks[span.document_id] for span in sample.evidence),
             )
         )
@@ -93,15 +114,37 @@ def _document_ranks(samples: Sequence[Sample], seed: int) -> dict[str, int]:
 
 
 def trainable(samples: Sequence[Sample], heldout: Sequence[Sample]) -> list[Sample]:
-    """Samples whose evidence and context share no character with a held-out sample's evidence."""
+    """Samples that leave every held-out question a new one: see the top of this file."""
     tested = SpanIndex(span for sample in heldout for span in evidence_spans(sample))
+    answerable = _Answerable(heldout)
     held = {sample.id for sample in heldout}
     return [
         sample
         for sample in samples
         if sample.id not in held
-        and not any(tested.overlaps(span) for span in [*evidence_spans(sample), *sample.context])
+        and not any(tested.overlaps(span) for span in evidence_spans(sample))
+        and not answerable.by(sample.context)
     ]
+
+
+class _Answerable:
+    """Which questions a context can answer: those of which it shows every piece of evidence, in part at least."""
+
+    def __init__(self, questions: Sequence[Sample]) -> None:
+        self._wanted = [len(evidence_spans(question)) for question in questions]
+        self._in_document: defaultdict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
+        for number, question in enumerate(questions):
+            for piece, span in enumerate(evidence_spans(question)):
+                self._in_document[span.document_id].append((span.start, span.end, number, piece))
+
+    def by(self, context: Sequence[Span]) -> bool:
+        """True if there is such a question."""
+        seen: defaultdict[int, set[int]] = defaultdict(set)
+        for span in context:
+            for start, end, number, piece in self._in_document.get(span.document_id, ()):
+                if start < span.end and span.start < end:
+                    seen[number].add(piece)
+        return any(len(pieces) == self._wanted[number] for number, pieces in seen.items())
 
 
 def draw_by_bins(

@@ -1,6 +1,7 @@
 """Splits: held-out questions, RL prompts drawn equally from pass@k bins, warm-up samples (paper section 4.2).
 
-Files: heldout.jsonl, train.jsonl (RL), sft.jsonl, bins.json, summary.json. The rules are in splits.py.
+Files: heldout.jsonl, train.jsonl (RL), sft.jsonl, bins.json, summary.json, and the data card of all verified samples
+(datacard.md, datacard_*.svg). The rules are in splits.py.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 from stages.common.errors import ConfigError, NotEnoughDataError
 from stages.common.metrics import Emit
 from stages.common.records import Sample, TaskType
-from stages.common.storage import iter_json_lines, read_records, write_json, write_jsonl
+from stages.common.storage import DocumentStore, iter_json_lines, read_json, read_records, write_json, write_jsonl
 from stages.synthesis.config import StratifyConfig, StratifyStage
+from stages.synthesis.datacard import write_datacard
 from stages.synthesis.splits import Bins, choose_heldout, choose_sft, draw_by_bins, trainable
 
 log = logging.getLogger(__name__)
@@ -66,10 +68,19 @@ def run(
     )
     summary = _summary(plan, samples, usable, heldout, train, sft)
     write_json(out_dir / "summary.json", summary)
+    splits = {"train": train, "sft": sft, "heldout": heldout}
+    write_datacard(out_dir, samples, splits, DocumentStore([inputs["documents"]]), _drops(inputs), pass_rates)
     for shortfall in summary["shortfalls"]:
         log.warning("%(split)s/%(task)s: %(found)d samples, %(wanted)d wanted", shortfall)
     counts: dict[str, int] = summary["counts"]
     return counts
+
+
+def _drops(inputs: Mapping[str, Path]) -> dict[str, dict[str, int]]:
+    """What every stage up to here has dropped, by reason, from the stages' summaries."""
+    summaries = {name.removeprefix("summary_"): path for name, path in inputs.items() if name.startswith("summary_")}
+    summaries["verify"] = inputs["verified"] / "summary.json"
+    return {stage: dict(read_json(path).get("dropped") or {}) for stage, path in summaries.items()}
 
 
 def _check_names(plan: StratifyConfig) -> None:

@@ -1,7 +1,9 @@
-"""Pipe tables of a document: header, rows and cells with exact spans, caption and scale.
+"""Pipe tables of a document: header, rows and cells with exact spans, caption, scale and currency.
 
 Documents come from anywhere: rows with another number of cells than the header are dropped (a merged cell shifts all
-others), long tables are cut, and everything is a single pass over the lines.
+others), rows below a second header are dropped (its columns mean something else), long tables are cut, and everything is
+a single pass over the lines. Where the reader already knows a table's caption and units (`Document.tables`), they are
+used; the rows are always read from the text, so that every cell has its characters.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stages.common.records import Document, Dropped
+from stages.common.records import Table as RecordedTable
 from stages.synthesis.markdown import Line, heading_of, iter_lines
 from stages.synthesis.quantities import Quantity, parse_cell
+from stages.synthesis.units import Scale, find_scale
 
 MAX_ROWS = 1000
 MAX_COLUMNS = 40
@@ -20,7 +24,9 @@ MAX_LINE_CHARACTERS = 4000
 MAX_CAPTION_CHARACTERS = 240
 MAX_HEADER_ROWS = 3
 
-_SCALE = re.compile(r"\bin (thousands|millions|billions|percent)\b", re.IGNORECASE)
+_PERCENT = re.compile(r"\bin percent\b", re.IGNORECASE)
+_CURRENCIES = "$€£¥"
+_MAX_UNITS_DISTANCE = 600  # how far above a table the line may stand that says its units
 _DATE = re.compile(r"(?:[A-Z][a-z]{2,8}\.? ?[0-9]{1,2}, ?)?(?:19|20)[0-9]{2}")
 _SEPARATOR = frozenset("|-: \t")
 
@@ -55,7 +61,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. `columns[i]` are the header cells that name column i; `header` is where they stand, as (start, end)."""
+    """A table. `columns[i]` are the header cells that name column i; `header` is where they stand, as (start, end).
+
+    scale:      the first that caption or header state ("in millions"), or "".
+    scales:     that of each column, with its place; None where nothing is said.
+    currencies: the currency signs that occur in it.
+    caption_at: where the caption stands, as (start, end).
+    """
 
     document_id: str
     caption: str
@@ -63,31 +75,79 @@ class Table:
     columns: tuple[tuple[str, ...], ...]
     header: tuple[int, int]
     rows: tuple[Row, ...]
+    scales: tuple[Scale | None, ...]
+    currencies: str
+    caption_at: tuple[int, int]
 
 
 @dataclass
 class _Block:
-    """Lines of one table as they are collected."""
+    """Lines of one table as they are collected. `above`: the last two lines of text before it, the nearer one last."""
 
-    caption: str
+    above: tuple[Line, ...]
     lines: list[Line] = field(default_factory=list)
     skipped: int = 0
+    caption: str = ""
+    caption_at: tuple[int, int] = (0, 0)
+    scale: Scale | None = None
 
 
 def read_tables(document: Document, dropped: list[Dropped]) -> Iterator[Table]:
-    """The tables of a document. Ragged rows and cut tables are noted in `dropped`, once per table."""
+    """The tables of a document. Ragged rows and cut tables are noted in `dropped`, once per table and reason."""
+    known = {table.start: table for table in document.tables}
     for block in _blocks(document.text):
         if len(block.lines) < 3 or not _is_separator(block.lines[1].text):
             continue
-        table, ragged = _table(document.id, block)
+        _name(document, block, known.get(block.lines[0].start))
+        table, refused = _table(document.id, block)
         if block.skipped:
-            dropped.append(
-                _drop(document, "long_table", f"{block.skipped} rows beyond {MAX_ROWS} were not read", block)
-            )
-        if ragged:
-            dropped.append(_drop(document, "ragged_row", f"{ragged} rows have another width than the header", block))
+            refused["long_table"] = block.skipped
+        dropped += [_drop(document, reason, _WHY[reason].format(rows), block) for reason, rows in refused.items()]
         if table is not None:
             yield table
+
+
+_WHY = {
+    "long_table": f"{{}} rows beyond {MAX_ROWS} were not read",
+    "ragged_row": "{} rows have another width than the header",
+    "second_header": "{} rows stand below a second header",
+}
+
+
+def _name(document: Document, block: _Block, known: RecordedTable | None) -> None:
+    """Caption and scale: what the reader recorded, else the lines above; the scale's words must stand in the text."""
+    lines = list(block.above)
+    for line in reversed(lines):
+        block.scale = block.scale or find_scale(line.text.strip(), line.start + _indent(line.text))
+    while len(lines) > 1 and _is_remark(lines[-1].text):
+        lines.pop()
+    if lines:
+        line = lines[-1]
+        heading = heading_of(line)
+        block.caption = heading.title if heading else " ".join(line.text.split())[:MAX_CAPTION_CHARACTERS]
+        block.caption_at = (line.start, line.end)
+    if known is None:
+        return
+    start = block.lines[0].start
+    for text in (known.units, known.caption):
+        place = document.text.rfind(text, max(0, start - _MAX_UNITS_DISTANCE), start) if text else -1
+        if place >= 0 and block.scale is None:
+            block.scale = find_scale(text, place)
+    if known.caption:
+        place = document.text.rfind(known.caption, max(0, start - _MAX_UNITS_DISTANCE), start)
+        if place >= 0:
+            block.caption = " ".join(known.caption.split())[:MAX_CAPTION_CHARACTERS]
+            block.caption_at = (place, place + len(known.caption))
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _is_remark(text: str) -> bool:
+    """A line such as "(In millions, except per share data)", which says nothing of what the table is about."""
+    stripped = text.strip()
+    return stripped.startswith("(") or (len(stripped) < 80 and find_scale(stripped) is not None)
 
 
 def split_row(line: Line) -> tuple[Cell, ...]:
@@ -114,14 +174,15 @@ def _cell(line: Line, start: int, end: int) -> Cell:
 
 def _blocks(text: str) -> Iterator[_Block]:
     block: _Block | None = None
-    caption, fenced = "", False
+    above: tuple[Line, ...] = ()
+    fenced = False
     for line in iter_lines(text):
         if line.text.startswith("```"):
             fenced = not fenced
         stripped = line.text.strip() if len(line.text) <= MAX_LINE_CHARACTERS else ""
         if not fenced and stripped.startswith("|") and stripped.count("|") >= 3:
             if block is None:
-                block = _Block(caption)
+                block = _Block(above)
             if len(block.lines) < MAX_ROWS + 2:
                 block.lines.append(line)
             else:
@@ -131,8 +192,7 @@ def _blocks(text: str) -> Iterator[_Block]:
             yield block
             block = None
         if stripped and not stripped.startswith("|"):
-            heading = heading_of(line)
-            caption = heading.title if heading else " ".join(stripped.split())[:MAX_CAPTION_CHARACTERS]
+            above = (*above[-1:], line)
     if block is not None:
         yield block
 
@@ -141,11 +201,12 @@ def _is_separator(text: str) -> bool:
     return "--" in text and set(text) <= _SEPARATOR
 
 
-def _table(document_id: str, block: _Block) -> tuple[Table | None, int]:
+def _table(document_id: str, block: _Block) -> tuple[Table | None, dict[str, int]]:
     header = [split_row(block.lines[0])]
     width = len(header[0])
+    refused: dict[str, int] = {}
     if not 2 <= width <= MAX_COLUMNS:
-        return None, 0
+        return None, refused
     body = block.lines[2:]
     parsed = [split_row(line) for line in body]
     extra = 0
@@ -153,39 +214,66 @@ def _table(document_id: str, block: _Block) -> tuple[Table | None, int]:
         header.append(parsed[extra])
         extra += 1
     header_end = body[extra - 1].end if extra else block.lines[0].end
-    rows, ragged = [], 0
+    rows = []
     section: Cell | None = None
-    for line, cells in zip(body[extra:], parsed[extra:], strict=True):
+    for index in range(extra, len(body)):
+        line, cells = body[index], parsed[index]
         if len(cells) != width:
-            ragged += 1
+            refused["ragged_row"] = refused.get("ragged_row", 0) + 1
             continue
         if cells[0].text and not any(cell.text for cell in cells[1:]):
             section = cells[0]
             continue
-        if cells[0].text.casefold().startswith("total"):
-            rows.append(Row(cells, line.start, line.end, section))
-            section = None  # what follows a total is outside of its section
-            continue
+        if _names_other_columns(cells):
+            refused["second_header"] = len(body) - index
+            break
         rows.append(Row(cells, line.start, line.end, section))
+        if cells[0].text.casefold().startswith("total"):
+            section = None  # what follows a total is outside of its section
     if not rows:
-        return None, ragged
-    scale = _SCALE.search(f"{block.caption} {' '.join(cell.text for row in header for cell in row)}")
-    return (
-        Table(
-            document_id=document_id,
-            caption=block.caption,
-            scale=scale[0].lower() if scale else "",
-            columns=_column_names(header),
-            header=(block.lines[0].start, header_end),
-            rows=tuple(rows),
-        ),
-        ragged,
+        return None, refused
+    return _built(document_id, block, header, header_end, rows), refused
+
+
+def _built(document_id: str, block: _Block, header: list[tuple[Cell, ...]], header_end: int, rows: list[Row]) -> Table:
+    width = len(header[0])
+    own = [_header_scale(header, column) for column in range(width)]
+    shared = own[0] or block.scale
+    if shared is None and len({scale.phrase for scale in own if scale}) == 1:
+        # "(in thousands)" stands in one column of a header and is meant of all
+        shared = next(scale for scale in own if scale)
+    scales = tuple(scale or shared for scale in own)
+    said = f"{block.caption} {' '.join(cell.text for row in header for cell in row)}"
+    signs = {sign for row in rows for cell in row.cells[1:] for sign in _CURRENCIES if sign in cell.text}
+    first = next((scale.phrase for scale in (shared, *scales) if scale), "")
+    return Table(
+        document_id=document_id,
+        caption=block.caption,
+        scale=first or ("in percent" if _PERCENT.search(said) else ""),
+        columns=_column_names(header),
+        header=(block.lines[0].start, header_end),
+        rows=tuple(rows),
+        scales=scales,
+        currencies="".join(sorted(signs)),
+        caption_at=block.caption_at,
     )
+
+
+def _header_scale(header: list[tuple[Cell, ...]], column: int) -> Scale | None:
+    found = (find_scale(row[column].text, row[column].start) for row in header)
+    return next((scale for scale in found if scale), None)
+
+
+def _names_other_columns(cells: tuple[Cell, ...]) -> bool:
+    """A row within the body that holds nothing but dates and words, two dates at least: another header."""
+    texts = [cell.text for cell in cells[1:] if cell.text]
+    dates = sum(_DATE.fullmatch(text) is not None for text in texts)
+    return dates >= 2 and all(_DATE.fullmatch(text) or parse_cell(text) is None for text in texts)
 
 
 def _is_header(cells: tuple[Cell, ...], width: int) -> bool:
     """A row below the rule still names columns if it has no label (but "(in millions)") and holds words or dates only."""
-    if len(cells) != width or (cells[0].text and not (cells[0].text.startswith("(") or _SCALE.search(cells[0].text))):
+    if len(cells) != width or (cells[0].text and not (cells[0].text.startswith("(") or find_scale(cells[0].text))):
         return False
     texts = [cell.text for cell in cells[1:] if cell.text]
     return bool(texts) and all(_DATE.fullmatch(text) or parse_cell(text) is None for text in texts)

@@ -18,12 +18,12 @@ from stages.common.seeds import rng
 from stages.common.storage import DocumentStore, open_model_pointer, read_records, write_json, write_jsonl
 from stages.common.tokens import TokenCounter
 from stages.engines.base import RolloutEngine
-from stages.engines.transformers_engine import TransformersEngine
+from stages.engines.build import build_engine
 from stages.rewards.hybrid import reward
-from stages.synthesis.checks import near_duplicates, refusal
 from stages.synthesis.config import VerifyConfig, VerifyStage
 from stages.synthesis.excerpts import TokenOffsets
 from stages.synthesis.model_checks import ModelChecks, Verdict, verification_row
+from stages.synthesis.programmatic import dropped_by_verify, programmatic, programmatic_in_parallel
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,15 @@ log = logging.getLogger(__name__)
 def run(config: VerifyStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit) -> dict[str, int]:
     """Check all samples; write the kept ones with what the model did."""
     del state_dir, emit
+    checked = programmatic_in_parallel(inputs["assembled"])
     samples = read_records(inputs["assembled"] / "samples.jsonl", Sample)
     documents = DocumentStore([inputs["assembled"] / "documents.jsonl"])
     model_dir = open_model_pointer(inputs["base_model"])
     offsets = TokenCounter(model_dir / "tokenizer.json").offsets
     # Attempts of many prompts share a batch: nothing is resumed here, so bits need not be independent of the batch.
-    engine = TransformersEngine(model_dir, compute_dtype=config.train.compute_dtype, batch_groups=True)
+    engine = build_engine(model_dir, config.train, batch_groups=True)
     try:
-        return verify(samples, documents, engine, offsets, config.verify, config.seed, out_dir)
+        return verify(samples, documents, engine, offsets, config.verify, config.seed, out_dir, checked)
     finally:
         engine.close()
 
@@ -51,9 +52,10 @@ def verify(
     config: VerifyConfig,
     seed: int,
     out_dir: Path,
+    checked: tuple[list[Sample], list[Dropped]] | None = None,
 ) -> dict[str, int]:
-    """The stage's work with a given engine."""
-    sound, dropped = programmatic(samples, documents)
+    """The stage's work with a given engine. checked: what `programmatic_in_parallel` has found, if it has run."""
+    sound, dropped = programmatic(samples, documents) if checked is None else checked
     log.info("%d of %d samples pass the programmatic checks", len(sound), len(samples))
     chosen = draw_spread(sound, config.samples_per_task, seed)
     verdicts = ModelChecks(engine, reward, config, seed).judge(chosen, documents, offsets)
@@ -63,7 +65,7 @@ def verify(
         if refused is None:
             kept.append(sample)
         else:
-            dropped.append(_dropped(sample, *refused))
+            dropped.append(dropped_by_verify(sample, *refused))
     write_jsonl(out_dir / "samples.jsonl", kept)
     write_jsonl(out_dir / "verification.jsonl", (verification_row(sample, verdicts.get(sample.id)) for sample in kept))
     write_jsonl(out_dir / "dropped.jsonl", dropped)
@@ -71,22 +73,6 @@ def verify(
     write_json(out_dir / "summary.json", summary)
     counts: dict[str, int] = summary["counts"]
     return counts
-
-
-def programmatic(samples: Sequence[Sample], documents: DocumentStore) -> tuple[list[Sample], list[Dropped]]:
-    """Samples that pass every programmatic check, and the others with the reason."""
-    sound, dropped = [], []
-    for sample in samples:
-        refused = refusal(sample, documents)
-        if refused is None:
-            sound.append(sample)
-        else:
-            dropped.append(_dropped(sample, *refused))
-    repeats = near_duplicates(sound)
-    for sample in sound:
-        if sample.id in repeats:
-            dropped.append(_dropped(sample, "near_duplicate", f"asks the same as {repeats[sample.id]}"))
-    return [sample for sample in sound if sample.id not in repeats], dropped
 
 
 def draw_spread(samples: Sequence[Sample], per_task: int, seed: int) -> list[Sample]:
@@ -100,10 +86,6 @@ def draw_spread(samples: Sequence[Sample], per_task: int, seed: int) -> list[Sam
         taken = {sample.id for sample in first}
         drawn += [*first, *(sample for sample in waiting if sample.id not in taken)][:per_task]
     return drawn
-
-
-def _dropped(sample: Sample, reason: str, detail: str) -> Dropped:
-    return Dropped(reason=reason, stage="verify", detail=detail, record=sample.model_dump(mode="json"))
 
 
 def _summary(

@@ -11,30 +11,19 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.common.fitting import CountTokens, longest_prefix
+from stages.common.text import collapse_blanks
+from stages.common.turns import Turn, ordinal
 
 MIN_MATCHES, MAX_MATCHES = 2, 8
 
-_TURN = re.compile(r"^(?:\[\d{1,7}\] )?(?P<speaker>[^\W\d_][^:\n\[\]{}<>]{0,59}): *(?P<text>.*)$")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _UNSPEAKABLE = frozenset("{}[]<>")  # tool output, {vocalsound}, removed names
 _MIN_WORDS = 3
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn on one line."""
-
-    speaker: str
-    text: str
-
-    @property
-    def line(self) -> str:
-        return f"{self.speaker}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -52,27 +41,6 @@ class RecallTask:
         return self.prefix + self.turn
 
 
-def parse_turns(text: str) -> list[Turn]:
-    """Turns of a dialogue document: `[12] Name: text` or `Name: text`; names that occur once are no speakers.
-
-    Lines that follow a turn without a blank line belong to it; empty turns and headings are left out.
-    """
-    lines = text.splitlines()
-    matches = [_TURN.match(line) for line in lines]
-    times = Counter(match["speaker"] for match in matches if match)
-    turns: list[Turn] = []
-    is_open = False
-    for line, match in zip(lines, matches, strict=True):
-        if match and times[match["speaker"]] > 1:
-            turns.append(Turn(match["speaker"], match["text"].strip()))
-            is_open = True
-        elif not line.strip() or line.startswith("#"):
-            is_open = False
-        elif is_open:
-            turns[-1] = Turn(turns[-1].speaker, f"{turns[-1].text} {line.strip()}".strip())
-    return [turn for turn in turns if turn.text]
-
-
 def make_recall(
     turns: Sequence[Turn],
     context_tokens: int,
@@ -80,11 +48,12 @@ def make_recall(
     chance: random.Random,
     count_tokens: CountTokens,
 ) -> RecallTask | None:
-    """Ask for one turn of a transcript of at most `context_tokens` tokens, made of the first turns given.
+    """Ask for one turn of a transcript of at most `context_tokens` tokens, made of the first turns given, each on one line.
 
     The last turn of the transcript is cut where the tokens end; it is never asked for. Gold answers have at most
     `max_answer_tokens` tokens. None if no turn can be asked for.
     """
+    turns = [turn for turn in turns if turn.text.strip()]
     text = "\n".join(turn.line for turn in turns)
     context = text[: longest_prefix(text, context_tokens, count_tokens)]
     whole, starts, position = [], [], 0
@@ -99,23 +68,17 @@ def make_recall(
     chance.shuffle(places)
     requests = _requests(whole)
     for index in places:
-        turn = whole[index]
+        turn, said = whole[index], collapse_blanks(whole[index].text)
         fitting = [(words, found.index(index) + 1) for words, found in requests.items() if index in found]
-        if not fitting or count_tokens(prefix + turn.text) > max_answer_tokens:
+        if not fitting or count_tokens(prefix + said) > max_answer_tokens:
             continue
         words, number = fitting[chance.randrange(len(fitting))]
         question = (
             f"Prepend {prefix} to the {ordinal(number)} turn {words}: "
             f"write {prefix} directly followed by what {turn.speaker} says there, word for word."
         )
-        return RecallTask(context, question, prefix, turn.text, starts[index] / len(context))
+        return RecallTask(context, question, prefix, said, starts[index] / len(context))
     return None
-
-
-def ordinal(number: int) -> str:
-    """1 -> 1st, 12 -> 12th, 22 -> 22nd."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
 
 
 def _requests(turns: Sequence[Turn]) -> dict[str, list[int]]:

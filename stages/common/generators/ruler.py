@@ -138,6 +138,11 @@ class NeedleTask:
     position: float
 
 
+def random_key(chance: random.Random) -> str:
+    """A key of a needle: adjective-noun."""
+    return f"{chance.choice(_ADJECTIVES)}-{chance.choice(_NOUNS)}"
+
+
 def needle_sentence(key: str, value: str) -> str:
     """The sentence that is hidden."""
     return f"One of the special magic numbers for {key} is: {value}."
@@ -156,7 +161,7 @@ def make_needle(
     depth: 0 (beginning) to 1 (end). The context falls short of `context_tokens` by very few tokens, mostly by none,
     unless the hay is too short. ValueError if not even the needle fits.
     """
-    key = f"{chance.choice(_ADJECTIVES)}-{chance.choice(_NOUNS)}"
+    key = random_key(chance)
     value = str(chance.randint(1_000_000, 9_999_999))
     sentence = needle_sentence(key, value)
     room = context_tokens - count_tokens(sentence)

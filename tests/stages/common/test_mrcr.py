@@ -5,15 +5,22 @@ import re
 
 import pytest
 
-from stages.common.generators.mrcr import Turn, make_recall, ordinal, parse_turns
+from stages.common.generators.mrcr import make_recall
+from stages.common.turns import Turn
+
+
+def said(speaker: str, text: str) -> Turn:
+    """A turn whose place in a document does not matter."""
+    return Turn(speaker, text, 0, 0, len(text))
+
 
 TURNS = [
-    Turn("Ann", "we should buy red apples"),
-    Turn("Bob", "apples are too expensive now"),
-    Turn("Ann", "then let us buy pears"),
-    Turn("Bob", "pears are fine with me"),
-    Turn("Ann", "or maybe some green apples"),
-    Turn("Bob", "ok"),
+    said("Ann", "we should buy red apples"),
+    said("Bob", "apples are too expensive now"),
+    said("Ann", "then let us buy pears"),
+    said("Bob", "pears are fine with me"),
+    said("Ann", "or maybe some green apples"),
+    said("Bob", "ok"),
 ]
 
 
@@ -23,23 +30,6 @@ def count_bytes(text):
 
 def recall(turns=TURNS, tokens=10_000, answer=100, seed=0):
     return make_recall(turns, tokens, answer, random.Random(seed), count_bytes)
-
-
-def test_turns_of_both_forms_are_parsed_without_headings_and_empty_turns():
-    numbered = "# Meeting A: first\n\n[0] Grad G: Time.\n[1] Grad C:\n[2] Grad G: Are you: Fey?\n[3] Grad C: I am.\n"
-    assert parse_turns(numbered) == [Turn("Grad G", "Time."), Turn("Grad G", "Are you: Fey?"), Turn("Grad C", "I am.")]
-    named = "# Chat\n\nuser: Hi\nassistant: Hello\n  there\nuser: Price: 5\n\nPrice: 7\nassistant: Bye"
-    assert parse_turns(named) == [
-        Turn("user", "Hi"),
-        Turn("assistant", "Hello there"),
-        Turn("user", "Price: 5"),
-        Turn("assistant", "Bye"),
-    ]
-
-
-@pytest.mark.parametrize("text", ["", "no turns here", "only: one turn", "12:30 noon\n12:30 again"])
-def test_a_text_without_a_conversation_has_no_turns(text):
-    assert parse_turns(text) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -64,7 +54,7 @@ def test_the_question_names_one_turn_of_several_by_its_ordinal(seed):
 
 
 def test_turns_of_one_or_two_words_and_tool_output_are_never_asked_for():
-    turns = [Turn("Ann", "yes"), Turn("Ann", "no no"), Turn("Ann", '{"a": 1} is the result')]
+    turns = [said("Ann", "yes"), said("Ann", "no no"), said("Ann", '{"a": 1} is the result')]
     assert all(recall(turns, seed=seed) is None for seed in range(10))
 
 
@@ -85,16 +75,9 @@ def test_the_last_turn_is_cut_at_the_token_limit_and_not_asked_for():
 
 
 def test_a_request_that_fits_one_turn_or_more_than_eight_is_not_asked():
-    assert recall([Turn("Ann", "one single turn here"), Turn("Bob", "another single turn")]) is None
-    many = [Turn("Ann", f"word{chr(97 + i)} number is here") for i in range(9)]
+    assert recall([said("Ann", "one single turn here"), said("Bob", "another single turn")]) is None
+    many = [said("Ann", f"word{chr(97 + i)} number is here") for i in range(9)]
     assert recall(many) is None  # nine turns of Ann, nine with "number" and "here"
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (22, "22nd")]
-)
-def test_ordinals(number, text):
-    assert ordinal(number) == text
 
 
 def test_no_turns_no_task():
@@ -104,3 +87,10 @@ def test_no_turns_no_task():
 def test_equal_seeds_give_equal_tasks():
     assert recall(seed=3) == recall(seed=3)
     assert recall(seed=3).prefix != recall(seed=4).prefix
+
+
+def test_turns_of_several_lines_are_one_line_of_the_transcript_and_empty_ones_are_left_out():
+    turns = [said("Ann", "we should\n  buy apples"), said("Bob", ""), said("Ann", "then buy pears")]
+    task = next(task for seed in range(20) if (task := recall(turns, seed=seed)) and task.turn.startswith("we"))
+    assert task.context == "Ann: we should buy apples\nAnn: then buy pears"
+    assert task.turn == "we should buy apples"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.ingest.clean import clean
-from stages.ingest.dedup import Deduplicator, text_key
+from stages.ingest.clean import clean, resolve_entities
+from stages.ingest.parsed import parsed
 from stages.ingest.reasons import DropReason, UnusableError
 
 
@@ -56,9 +56,13 @@ def test_long_texts_in_other_scripts_are_not_refused():
     assert clean(marks_apart) == marks_apart
 
 
-def test_duplicates_ignore_white_space_and_the_first_id_wins():
-    seen = Deduplicator()
-    assert seen.original_of("a", "one two\nthree") is None
-    assert seen.original_of("b", "  one\ttwo three ") == "a"
-    assert seen.original_of("c", "one twothree") is None
-    assert text_key("x y") != text_key("X y")
+def test_entities_in_prose_are_the_characters_they_stand_for_and_those_of_markup_stay():
+    assert resolve_entities("Rep&uacute;blica, C&ocirc;te, &#233;, &#xe9;, 5&nbsp;%") == "República, Côte, é, é, 5\xa0%"
+    untouched = "&lt;b&gt; &amp;eacute; &#60; &quot; &unknown; R&D; AT&T"
+    assert resolve_entities(untouched) == untouched
+
+
+def test_entities_are_resolved_in_documents_but_not_in_code():
+    assert parsed("Rep&uacute;blica", "# Rep&uacute;blica", "markdown").text == "# República"
+    assert parsed("Rep&uacute;blica", "x", "markdown").title == "República"
+    assert parsed("a.py", 'x = "&uacute;"', "python").text == 'x = "&uacute;"'

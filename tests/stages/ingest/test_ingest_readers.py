@@ -16,7 +16,7 @@ from stages.ingest.reasons import UnusableError
 
 def read(name: str, data: bytes | str):
     unit = Unit(id="general/x", category=Category.GENERAL, source=name, members=(name,))
-    return parse(unit, {name: data.encode() if isinstance(data, str) else data})
+    return parse(unit, {name: data.encode() if isinstance(data, str) else data}, 1_000_000)
 
 
 def text_of(name: str, data: bytes | str) -> str:
@@ -40,11 +40,28 @@ def test_markdown_title_is_the_opening_heading_if_it_is_the_only_one():
     assert read("a/plain.md", "text\n# Later\n").documents[0].title == "plain"
 
 
-def test_text_with_byte_order_mark_is_read_and_other_encodings_are_dropped():
+def test_other_encodings_are_decoded_with_a_note():
+    assert read("a.txt", b"\xef\xbb\xbfcaf\xc3\xa9").notes == []
     assert text_of("a.txt", b"\xef\xbb\xbfcaf\xc3\xa9") == "café"
-    assert reason_of("a.txt", "café".encode("latin-1")) == "not_utf8"
-    assert reason_of("a.txt", "cafe".encode("utf-16")) == "binary"
+    assert text_of("a.txt", "café ".encode("utf-16")) == "café "
+    assert read("a.txt", "café".encode("utf-16")).notes[0].note == "decoded as utf-16"
+    french = "Le café près de la gare était fermé à cause de la grève générale. " * 20
+    assert text_of("a.txt", french.encode("latin-1")) == french
+    assert "decoded as" in read("a.txt", french.encode("latin-1")).notes[0].note
+    russian = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему. " * 20
+    assert text_of("a.txt", russian.encode("cp1251")) == russian
+
+
+def test_a_file_of_mixed_encodings_is_read_line_by_line():
+    mixed = "café crème\nthé vert\n".encode() + "déjà vu\n".encode("cp1252")
+    result = read("a.txt", mixed)
+    assert result.documents[0].text == "café crème\nthé vert\ndéjà vu"
+    assert result.notes[0].note == "1 of 4 lines are no UTF-8 and were decoded as cp1252"
+
+
+def test_binary_files_are_dropped():
     assert reason_of("a.md", b"\x89PNG\r\n\x00\x00") == "binary"
+    assert reason_of("a.txt", b"\xff\xfe\x00\xd8a") == "unknown_encoding"  # UTF-16 by its mark, but half a character
 
 
 def test_csv_becomes_a_pipe_table_with_escaped_cells_and_filled_rows():
@@ -201,10 +218,12 @@ def test_jsonl_is_one_document_a_line_and_bad_lines_are_dropped_alone():
 def test_a_package_maps_its_files_and_survives_a_bad_one():
     members = ("code/p/p/__init__.py", "code/p/p/bad.py", "code/p/p/core.py")
     unit = Unit(id="code/p", category=Category.CODE, source="code/p", members=members)
-    result = parse(unit, {members[0]: b"import core\r\n", members[1]: b"\xff", members[2]: b"x = 1\n\n\n\n\n\ny = 2\n"})
+    result = parse(
+        unit, {members[0]: b"import core\r\n", members[1]: b"\0", members[2]: b"x = 1\n\n\n\n\n\ny = 2\n"}, 10**6
+    )
     assert result.documents[0].text == ("# file: p/__init__.py\nimport core\n\n# file: p/core.py\nx = 1\n\n\ny = 2")
     assert result.documents[0].title == "p"
-    assert [(p.path, p.reason.value) for p in result.problems] == [(members[1], "not_utf8")]
+    assert [(p.path, p.reason.value) for p in result.problems] == [(members[1], "binary")]
 
 
 def test_formats_without_a_reader_are_refused_unread():

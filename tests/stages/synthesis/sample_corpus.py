@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from stages.common.records import AnswerKind, Category, Document, Evidence, Sample, Span, TaskType
 from stages.common.storage import DocumentStore, write_jsonl
 from stages.common.tokens import TokenCounter
+from stages.synthesis.survey import Survey, document_shards, survey_shard, write_survey
 
 
 def doc(name: str, text: str, category: Category = Category.GENERAL, title: str = "") -> Document:
@@ -52,6 +53,16 @@ def word_tokenizer(folder: Path) -> Path:
 
 def word_counter(folder: Path) -> TokenCounter:
     return TokenCounter(word_tokenizer(folder))
+
+
+def surveyed(folder: Path, documents: DocumentStore) -> Survey:
+    """The survey of a store's documents, made as the stage makes it."""
+    here = folder / f"survey-{len(list(folder.glob('survey-*')))}"
+    write_jsonl(here / "documents.jsonl", [documents[document_id] for document_id in documents])
+    tokenizer = word_tokenizer(folder)
+    tables = [survey_shard(shard, tokenizer) for shard in document_shards([here / "documents.jsonl"])]
+    write_survey(tables, here / "arrays")
+    return Survey(here / "arrays")
 
 
 def span_of(document: Document, part: str) -> Span:

@@ -5,17 +5,21 @@ import subprocess
 import sys
 
 import pytest
-from sample_corpus import doc, evidence_of, ingested, store, value_sample, word_counter, word_tokenizer
+from sample_corpus import doc, evidence_of, ingested, store, surveyed, value_sample, word_counter, word_tokenizer
 
 from stages.common.errors import ConfigError, InputError, NotEnoughDataError
 from stages.common.prompts import materialise_context
 from stages.common.records import AnswerKind, Category, Document, QAPair, Sample, TaskType
 from stages.common.storage import read_json, read_records, write_jsonl
 from stages.synthesis import assemble
-from stages.synthesis.assemble import assemble_sample, document_paths, documents_to_keep
+from stages.synthesis.assemble import document_paths, documents_to_keep
 from stages.synthesis.checks import evidence_in_context
 from stages.synthesis.config import AssembleConfig, AssembleStage
-from stages.synthesis.distractors import DistractorSource, distractor, gives_away, too_close
+from stages.synthesis.context_parts import Assembled
+from stages.synthesis.contexts import ContextMaker
+from stages.synthesis.distractor_rules import guard_of, is_open
+from stages.synthesis.distractors import DistractorSource, distractor
+from stages.synthesis.text_words import Library, TextWords
 
 FILLER = "\n".join(f"Line {n} speaks of nothing in particular." for n in range(60))
 
@@ -31,7 +35,14 @@ LANDS = [
     country("Cagliostro", "Cagli", 30),
     country("Drackenberg", "Drack", 40),
 ]
-LIMITS = AssembleConfig(min_context_tokens=120, max_context_tokens=160, max_span_tokens=60, hard_distractors=1.0)
+LIMITS = AssembleConfig(
+    min_context_tokens=120,
+    mean_context_tokens=140,
+    max_context_tokens=160,
+    max_span_tokens=60,
+    hard_distractors=1.0,
+    reserved_documents=0.0,
+)
 
 
 def pair_of(sample, **changes):
@@ -56,8 +67,9 @@ def coast_question(land=LANDS[0], id="numerical-1", **changes):
 
 def assembled(tmp_path, pair, documents=None, limits=LIMITS, seed=1):
     documents = documents or store(tmp_path, *LANDS)
-    source = DistractorSource(documents, [pair])
-    return assemble_sample(pair, documents, source, word_counter(tmp_path), limits, seed), documents
+    maker = ContextMaker(documents, surveyed(tmp_path, documents), word_counter(tmp_path), limits, seed)
+    made = maker.make(pair)
+    return made.sample if isinstance(made, Assembled) else made, documents
 
 
 def test_the_context_holds_the_evidence_and_has_the_target_length(tmp_path):
@@ -102,21 +114,63 @@ def test_a_distractor_must_not_hold_a_text_answer(tmp_path):
         assert not any("warm and dry" in text for text in texts)
 
 
+def allows(pair, text, evidence=()):
+    return guard_of(pair, list(evidence)).allows_text(TextWords(text), 0, len(text))
+
+
 def test_answers_are_found_in_whole_words_and_letters_by_their_option():
     pair = pair_of(value_sample(LANDS[0], "Capital", "Alba"))
-    assert gives_away(pair, "the town of ALBA.")
-    assert not gives_away(pair, "the Albanian town")
+    assert not allows(pair, "the town of ALBA.")
+    assert allows(pair, "the Albanian town")
     letter = pair.model_copy(
         update={"answer": "B", "answer_kind": AnswerKind.LETTER, "choices": ["Oslo", "Rome", "Bern", "Lima"]}
     )
-    assert gives_away(letter, "all roads lead to Rome")
-    assert not gives_away(letter, "A. Oslo")
+    assert not allows(letter, "all roads lead to Rome")
+    assert allows(letter, "A. Oslo")
     number = pair.model_copy(update={"answer": "12", "answer_kind": AnswerKind.NUMBER})
-    assert not gives_away(number, "12")
+    assert allows(number, "12")
     said = pair.model_copy(
         update={"answer": "Xy12Yes of course", "answer_kind": AnswerKind.SEQUENCE, "proof": {"prefix": "Xy12"}}
     )
-    assert gives_away(said, "[3] Ann: Yes, of course!")
+    assert not allows(said, "[3] Ann: Yes, of course!")
+
+
+def test_a_long_text_may_hold_the_answer_far_from_whom_the_question_is_about():
+    pair = pair_of(value_sample(LANDS[0], "Capital", "Alba"))
+    filler = "nothing of note " * 400
+    assert allows(pair, f"Alba {filler} Arcadia", [LANDS[0]])
+    assert not allows(pair, f"{filler} Alba, in Arcadia {filler}", [LANDS[0]])
+
+
+def row(land, attribute, value):
+    return {"document_id": land.id, "entity": land.title, "attribute": attribute, "value": value}
+
+
+def test_no_distractor_states_the_asked_figure_of_the_asked_entity():
+    pair = coast_question(proof={"kind": "sql", "rows": [row(LANDS[0], "coastline", "10")]})
+    assert not allows(pair, "Others say that ARCADIA has a coastline of 12 km.")
+    assert allows(pair, "Arcadia borders Borduria." + " nothing" * 60 + " A coastline of 20 km.")
+    assert allows(pair, "Borduria has a coastline of 20 km.")
+
+
+def test_what_counts_entities_that_the_question_does_not_name_is_shown_with_no_other_one(tmp_path):
+    rows = [row(land, "coastline", str(10 * (1 + n))) for n, land in enumerate(LANDS[:2])]
+    named = coast_question(
+        question="How many of Arcadia and Borduria have a coastline above 15 km?",
+        proof={"kind": "sql", "sql": "SELECT count(*) FROM facts", "rows": rows},
+    )
+    assert not is_open(named)
+    evidence = [evidence_of(land, f"## Coastline\n\n{10 * (1 + n)} km") for n, land in enumerate(LANDS[:2])]
+    unnamed = coast_question(
+        question="How many of the countries shown have a coastline above 15 km?",
+        proof={"kind": "sql", "sql": "SELECT count(*) FROM facts", "rows": rows},
+        evidence=evidence,
+    )
+    assert is_open(unnamed)
+    fable = doc("fable", f"# Fable\n\n{FILLER}")
+    for seed in range(5):
+        sample, _ = assembled(tmp_path, unnamed, store(tmp_path, *LANDS, fable), seed=seed)
+        assert {span.document_id for span in sample.context} <= {LANDS[0].id, LANDS[1].id, fable.id}
 
 
 def test_files_of_one_series_are_no_distractors_for_look_ups_of_each_other():
@@ -124,17 +178,20 @@ def test_files_of_one_series_are_no_distractors_for_look_ups_of_each_other():
         return Document(**{**dict(doc(name, "text")), "source": f"filings/{name}.md", "title": f"Filing {name}"})
 
     ten_k, ten_q, other = filing("aapl-10K"), filing("aapl-10Q"), filing("ibm-10K")
-    pair = coast_question()
-    assert too_close(pair, ten_q, [ten_k])
-    assert not too_close(pair, other, [ten_k])
-    reading = pair.model_copy(update={"task_type": TaskType.READING_COMPREHENSION})
-    assert not too_close(reading, ten_q, [ten_k])
-    assert too_close(reading, doc("x", "text", title="Filing aapl-10K"), [ten_k])
+    guard = guard_of(coast_question(), [ten_k])
+    assert not guard.allows_document(ten_q.title, ten_q.source)
+    assert guard.allows_document(other.title, other.source)
+    reading = guard_of(coast_question(task_type=TaskType.READING_COMPREHENSION), [ten_k])
+    assert reading.allows_document(ten_q.title, ten_q.source)
+    assert not reading.allows_document("Filing aapl-10K", "elsewhere/x.md")
+
+
+def source_over(tmp_path, documents):
+    return DistractorSource(surveyed(tmp_path, documents), Library(documents))
 
 
 def test_easy_distractors_come_from_anywhere(tmp_path):
-    pair, documents = coast_question(), store(tmp_path, *LANDS)
-    source = DistractorSource(documents, [pair])
+    pair, source = coast_question(), source_over(tmp_path, store(tmp_path, *LANDS))
     hard = [place.end - place.start for place, _ in zip(source.places(pair, random.Random(1)), range(3), strict=False)]
     easy = [
         place.end - place.start
@@ -144,17 +201,26 @@ def test_easy_distractors_come_from_anywhere(tmp_path):
     assert easy == [0, 0, 0]  # bare positions
 
 
+def test_after_equal_attributes_come_documents_that_share_rare_words(tmp_path):
+    sibling = doc("sibling", "Quibbles about zeppelins and the Great Moor.\n" + FILLER)
+    others = [doc(f"other{n}", f"Page {n} about gardens.\n{FILLER}") for n in range(20)]
+    own = doc("own", "# Own\n\n## Motto\n\nzeppelins over the Great Moor\n\nquibbles\n")
+    pair = pair_of(value_sample(own, "Motto", "zeppelins over the Great Moor"))
+    source = source_over(tmp_path, store(tmp_path, own, *others, sibling))
+    first = next(source.places(pair, random.Random(1)))
+    assert first.document_id == sibling.id
+
+
 def test_a_named_distractor_is_taken_first(tmp_path):
     span = {"document_id": LANDS[3].id, "start": LANDS[3].text.index("Line 30"), "end": LANDS[3].text.index("Line 31")}
-    pair = coast_question(proof={"kind": "sql", "distractors": [span]})
+    pair = coast_question(proof={"kind": "sql", "distractors": [span]}, task_type=TaskType.READING_COMPREHENSION)
     documents = store(tmp_path, *LANDS)
 
-    places = DistractorSource(documents).places(pair, random.Random(1))
-    first = next(places)
+    first = next(source_over(tmp_path, documents).places(pair, random.Random(1)))
     assert (first.document_id, first.start) == (LANDS[3].id, span["start"])
-    made = distractor(pair, first, documents, 8, word_counter(tmp_path).offsets, random.Random(1))
+    made = distractor(pair, first, Library(documents), 8, word_counter(tmp_path).offsets, random.Random(1))
     assert made is not None
-    assert documents.text_of(made[0]).startswith("Line 30")
+    assert LANDS[3].text[made.start : made.end].startswith("Line 30")
 
 
 TALK = doc(
@@ -242,9 +308,11 @@ def run(tmp_path, inputs, low=120, high=160, out="out"):
         {
             "assemble": {
                 "min_context_tokens": low,
+                "mean_context_tokens": 140,
                 "max_context_tokens": high,
                 "max_span_tokens": 60,
                 "hard_distractors": 1.0,
+                "reserved_documents": 0.0,
             },
             "seed": 5,
         }
@@ -274,8 +342,8 @@ def test_two_runs_give_equal_bytes(tmp_path):
 def test_spare_documents_are_kept_for_verification_but_not_all(tmp_path):
     documents = store(tmp_path, *LANDS, *(doc(f"spare{n}", "text") for n in range(100)))
     sample, _ = assembled(tmp_path, coast_question(), documents)
-    kept = documents_to_keep([sample], documents, seed=1)
     used = {span.document_id for span in sample.context}
+    kept = documents_to_keep(used, documents, seed=1)
     assert used <= set(kept)
     assert len(kept) == len(used) + 64
 

@@ -4,7 +4,8 @@ import pytest
 from sample_corpus import doc, evidence_of, span_of, store, value_sample
 
 from stages.common.records import AnswerKind, Category, Evidence, Span
-from stages.synthesis.checks import near_duplicates, question_key, refusal
+from stages.synthesis.checks import refusal
+from stages.synthesis.near_duplicates import near_duplicates, question_key
 
 ATLAS = doc("atlas", "# Atlas\n\n## Climate\n\nmild and wet\n\n## Terrain\n\nbroad plains\n", title="Atlas of Chad")
 TALK = doc("talk", "[0] Ann: Good morning to all.\n[1] Bob: We begin.\n[2] Ann: Now the budget.\n", Category.DIALOGUES)

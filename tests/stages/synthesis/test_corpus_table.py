@@ -75,6 +75,6 @@ def test_rows_of_one_call_are_gone_in_the_next():
 
 
 def test_a_value_that_is_no_number_is_an_input_error():
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="does not fit"):
         select_from([row("Chile", "long")], "SELECT value FROM facts")
     assert select_from(ROWS[:1], "SELECT value FROM facts") == "0.1"

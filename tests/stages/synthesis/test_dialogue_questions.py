@@ -8,11 +8,12 @@ from sample_corpus import doc, ingested
 from stages.common.errors import InputError, NotEnoughDataError
 from stages.common.records import AnswerKind, Category, QAPair, Span, TaskType
 from stages.common.storage import read_records
+from stages.common.turns import Turn
 from stages.synthesis import dialogue
 from stages.synthesis.config import SynthesizeStage
-from stages.synthesis.dialogue import askable, cut_windows, make_questions, ordinal
+from stages.synthesis.dialogue import askable, cut_windows, make_questions
 from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
-from stages.synthesis.turns import Turn, opening, parse_turns
+from stages.synthesis.near_duplicates import near_duplicates
 
 MEETING = "# Meeting 7\n\n" + "".join(
     f"[{number}] {speaker}: {text}\n"
@@ -33,47 +34,6 @@ def conversation(name="m7", text=MEETING, title="Meeting 7"):
     return doc(name, text, Category.DIALOGUES, title)
 
 
-def test_numbered_turns_with_brackets_and_colons():
-    turns = parse_turns(MEETING)
-    assert [turn.speaker for turn in turns][:3] == ["The Chair (Ann Lee (York, Lib.))", "Marketing", "Designer"]
-    assert turns[2].text == "The yellow case: it was too expensive last time."
-    assert MEETING[turns[2].start : turns[2].end] == "[2] Designer: " + turns[2].text
-    assert MEETING[turns[2].text_start : turns[2].end] == turns[2].text
-
-
-def test_roles_and_turns_of_several_lines():
-    text = "# Session 1\n\nuser: Hello there.\nassistant: Two flights:\nDeparture: 14:00\n- cheap\n\n# Session 2\n\nuser: Bye\n"
-    turns = parse_turns(text)
-    assert [(turn.speaker, turn.text) for turn in turns] == [
-        ("user", "Hello there."),
-        ("assistant", "Two flights:\nDeparture: 14:00\n- cheap"),
-        ("user", "Bye"),
-    ]
-    assert [turn.is_one_line for turn in turns] == [True, False, True]
-
-
-def test_names_must_speak_twice_and_empty_turns_are_kept():
-    turns = parse_turns("Ann: hello\nBob: \nAnn: well\nNote: not a speaker\nBob: yes\n")
-    assert [(turn.speaker, turn.text) for turn in turns] == [
-        ("Ann", "hello"),
-        ("Bob", ""),
-        ("Ann", "well\nNote: not a speaker"),
-        ("Bob", "yes"),
-    ]
-
-
-def test_a_text_without_turns_has_none():
-    assert parse_turns("Just prose.\n\nMore prose.") == []
-    assert parse_turns("") == []
-
-
-@pytest.mark.parametrize(
-    ("number", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (22, "22nd")]
-)
-def test_ordinals(number, word):
-    assert ordinal(number) == word
-
-
 def test_askable_turns_are_plain_and_of_moderate_length():
     def turn(text):
         return Turn("x", text, 0, 0, len(text))
@@ -83,10 +43,6 @@ def test_askable_turns_are_plain_and_of_moderate_length():
     assert not askable(turn("{vocalsound} we need more money"))
     assert not askable(turn("word " * 26))
     assert not askable(turn("We need\nmore money"))
-
-
-def test_openings_ignore_case_and_punctuation():
-    assert opening("Can, I get a latte?", 2) == "can i" == opening("can I have", 2)
 
 
 def questions_of(text, count=40):
@@ -199,3 +155,30 @@ def test_no_dialogues_is_an_error_that_counts(tmp_path):
         dialogue.run(config(5, 8), inputs, tmp_path, tmp_path, lambda step, metrics: None)
     with pytest.raises(InputError, match="does not exist"):
         dialogue.run(config(5, 8), {"documents": tmp_path / "no"}, tmp_path, tmp_path, lambda step, metrics: None)
+
+
+def test_a_window_is_named_by_its_first_turn_and_never_asks_for_it():
+    for pair in questions_of(MEETING):
+        if pair.proof["kind"] == "mrcr":
+            window = MEETING[pair.proof["window"]["start"] : pair.proof["window"]["end"]]
+            first = window.split("\n")[0].partition("] ")[2]
+            assert f'take the part from the turn "{" ".join(first.split()[:8])}'[:60] in pair.question
+            assert pair.answer.removeprefix(pair.proof["prefix"]) not in window.split("\n")[0]
+
+
+def test_turns_of_fillers_begin_no_window_and_are_not_asked_for():
+    def turn(text):
+        return Turn("x", text, 0, 0, len(text))
+
+    assert not askable(turn("Mm - hmm. Okay. Yeah, right."))
+    text = "[0] Ann: Mm - hmm.\n[1] Bob: Okay.\n" + MEETING.partition("\n\n")[2]
+    assert all(window.turns[0].speaker not in ("Ann", "Bob") for window in cut_windows([conversation(text=text)], 9, 1))
+    many = "".join(f"[{n}] {'AB'[n % 2]}nn: Yeah, okay about the colour number {n}.\n" for n in range(40))
+    assert not any(pair.proof.get("opening") for pair in questions_of(many))
+
+
+def test_no_two_questions_ask_nearly_the_same():
+    text = "".join(f"[{n}] {'AB'[n % 2]}nn: This is sentence number {n} of the talk.\n" for n in range(600))
+    pairs = questions_of(text, count=120)
+    assert len(pairs) > 60
+    assert not near_duplicates(pairs)

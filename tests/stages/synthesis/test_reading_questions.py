@@ -91,7 +91,12 @@ def test_items_of_a_list_under_a_heading():
 
 def test_what_a_short_passage_says_in_words_not_numbers():
     found = answers("value_under")
-    assert set(found) == {('What does "Ruritania - Atlas" say under the heading "Climate"?', "mild and wet all year")}
+    assert set(found) == {
+        (
+            'What does "Ruritania - Atlas" say under the heading "Climate" of the section "Geography"?',
+            "mild and wet all year",
+        )
+    }
 
 
 def test_which_document_says_a_sentence():
@@ -188,3 +193,18 @@ def test_a_missing_folder_is_named(tmp_path):
     config = SynthesizeStage.model_validate({"generator": {"questions": 1, "min_questions": 1}, "seed": 3})
     with pytest.raises(InputError, match=r"code\.jsonl does not exist"):
         reading_comprehension.run(config, {"documents": tmp_path}, tmp_path, tmp_path, lambda step, metrics: None)
+
+
+def test_a_heading_below_another_is_named_with_it():
+    asked = dict(answers("value_under").keys())
+    assert asked['What does "Ruritania - Atlas" say under the heading "Climate" of the section "Geography"?'] == (
+        "mild and wet all year"
+    )
+
+
+def test_a_title_that_is_a_file_name_is_not_asked_for():
+    chronicle = doc("chronicle", PROFILE.replace("\n\nThe harbour", "\n\nLong ago. The harbour"))
+    for title in ("Ruritania - Atlas", "Ruritania"):
+        assert answers("which_document", chronicle.model_copy(update={"title": title}))
+    for title in ("jnj-10K-2025-02-13", "notes_3.final", "report2"):
+        assert not answers("which_document", chronicle.model_copy(update={"title": title}))

@@ -5,11 +5,12 @@ from sample_corpus import doc, value_sample
 
 from stages.common.errors import ConfigError, NotEnoughDataError
 from stages.common.records import Sample, Span, TaskType
-from stages.common.storage import read_json, read_records, write_jsonl
+from stages.common.storage import read_json, read_records, write_json, write_jsonl
 from stages.synthesis import stratify
 from stages.synthesis.config import StratifyStage
 from stages.synthesis.splits import (
     Bins,
+    SpanCounts,
     SpanIndex,
     choose_heldout,
     choose_sft,
@@ -116,7 +117,16 @@ def verified(folder, samples, checked):
     write_jsonl(folder / "samples.jsonl", samples)
     rows = [{"id": s.id, "model_checked": s.id in checked, "pass_rate": checked.get(s.id)} for s in samples]
     write_jsonl(folder / "verification.jsonl", rows)
-    return {"verified": folder}
+    write_json(folder / "summary.json", {"dropped": {"near_duplicate": 2}})
+    write_json(folder / "assembled.json", {"dropped": {"evidence_too_long": 1}})
+    numbers = {span.document_id for sample in samples for span in sample.context}
+    texts = {document_id: "## H\n\nanswer " + document_id.partition("/d")[2] for document_id in numbers}
+    write_jsonl(folder / "documents.jsonl", [doc(i.partition("/")[2], texts[i]) for i in sorted(numbers)])
+    return {
+        "verified": folder,
+        "documents": folder / "documents.jsonl",
+        "summary_assemble": folder / "assembled.json",
+    }
 
 
 def corpus(per_task=12):
@@ -196,5 +206,43 @@ def test_two_runs_give_equal_bytes(tmp_path):
     samples, checked = corpus()
     run(tmp_path, samples, checked, out="a")
     run(tmp_path, samples, checked, out="b")
-    for name in ("heldout.jsonl", "train.jsonl", "sft.jsonl", "bins.json", "summary.json"):
+    names = [path.name for path in (tmp_path / "a").iterdir()]
+    assert {"heldout.jsonl", "train.jsonl", "sft.jsonl", "bins.json", "summary.json", "datacard.md"} <= set(names)
+    for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_context_that_shows_a_part_of_a_heldout_question_s_evidence_may_train():
+    joined = sample(0).model_copy(update={"evidence": [*sample(0).evidence, *sample(1).evidence]})
+    shows_one = sample(2, context=[*sample(2).evidence, *sample(0).evidence])
+    shows_both = sample(3, context=[*sample(3).evidence, *sample(0).evidence, *sample(1).evidence])
+    asks_the_same = sample(1, TaskType.NUMERICAL)
+    assert trainable([joined, shows_one, shows_both, asks_the_same], [joined]) == [shows_one]
+
+
+def test_spans_are_counted_by_overlap():
+    counts = SpanCounts([span(0, 10), span(5, 20), span(20, 30)])
+    assert [counts.overlapping(span(*at)) for at in ((0, 5), (5, 10), (19, 21), (30, 40))] == [1, 2, 2, 0]
+    assert counts.overlapping(span(0, 10, "other")) == 0
+
+
+def test_the_data_card_counts_what_there_is(tmp_path):
+    run(tmp_path, *corpus())
+    card = (tmp_path / "out" / "datacard.md").read_text()
+    assert "60 verified samples over 60 documents" in card
+    assert "| numerical | 12 | 3 | 4 | 2 |" in card
+    assert "| verify | near_duplicate | 2 |" in card
+    assert "| assemble | evidence_too_long | 1 |" in card
+    for name in ("lengths", "positions", "tasks", "hops", "families", "dropped"):
+        assert f"(datacard_{name}.svg)" in card
+        assert (tmp_path / "out" / f"datacard_{name}.svg").read_text().count("</svg>") == 1
+
+
+def test_the_data_card_reads_no_markup_from_names(tmp_path):
+    samples, checked = corpus()
+    evil = [s.model_copy(update={"generator": "x|<script>![](http://e)\n# "}) for s in samples]
+    run(tmp_path, evil, checked)
+    card = (tmp_path / "out" / "datacard.md").read_text()
+    assert "<script>" not in card
+    assert "![](http" not in card
+    assert "<script>" not in (tmp_path / "out" / "datacard_families.svg").read_text()

@@ -8,9 +8,11 @@ from stages.common.storage import iter_json_lines, read_json, read_records
 from stages.engines.scripted_engine import ScriptedEngine
 from stages.synthesis.checks import evidence_in_context
 from stages.synthesis.config import VerifyConfig
-from stages.synthesis.distractors import DistractorSource
+from stages.synthesis.distractors import RandomPlaces
 from stages.synthesis.model_checks import closed_book_limit, with_more_distractors
-from stages.synthesis.verify import draw_spread, programmatic, verify
+from stages.synthesis.programmatic import programmatic
+from stages.synthesis.text_words import Library
+from stages.synthesis.verify import draw_spread, verify
 
 FILLER = "\n".join(f"Line {n} of this page speaks of nothing in particular." for n in range(50))
 PLACES = [
@@ -169,8 +171,8 @@ def test_letters_must_beat_chance_by_two_standard_errors():
 def test_more_distractors_keep_the_evidence_and_grow_within_bounds(tmp_path):
     documents = store(tmp_path, *PLACES)
     counter = word_counter(tmp_path)
-    source = DistractorSource(documents)
-    grown = with_more_distractors(SAMPLES[0], 40, documents, source, counter.offsets, seed=1)
+    source = RandomPlaces.of_store(documents)
+    grown = with_more_distractors(SAMPLES[0], 40, Library(documents), source, counter.offsets, seed=1)
     assert evidence_in_context(grown, documents) is None
     assert len(grown.context) > 1
     added = [documents.text_of(span) for span in grown.context if span.document_id != PLACES[0].id]

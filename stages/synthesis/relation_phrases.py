@@ -1,0 +1,196 @@
+"""How questions name the relations of the graph, from either end.
+
+    forward:  "the capital of {x}"                          backward: "the country whose capital is {v}"
+    ranked:   "the country with which {x} has its longest land border"
+
+None where there are no words for it. `{x}` is another description or "that country", `{v}` the value as the document writes it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stages.synthesis.phrasing import in_unit, is_plain_noun
+
+NOUNS = {
+    "country": "country",
+    "paper": "paper",
+    "filing": "filing",
+    "company": "company",
+    "document": "document",
+    "work": "work",
+    "package": "package",
+    "module": "file",
+    "class": "class",
+    "function": "function",
+}
+
+_TABLE = re.compile(r"table: (?P<row>.+) \| (?P<column>.*)", re.DOTALL)
+_FORM = re.compile(r"(?P<form>\S+) of (?P<date>[A-Z][a-z]+ [0-9]{1,2}, ?[0-9]{4})")
+_REFERENCE = re.compile(r"reference (?P<number>[0-9]+)")
+_YEAR_OF = re.compile(r"year of «(?P<statement>.+)»", re.DOTALL)
+_CAUSE_OF = re.compile(r"cause of «(?P<effect>.+)»", re.DOTALL)
+_METHOD_DEFAULT = re.compile(r"default of (?P<argument>\w+) in (?P<method>\w+)")
+_DEFAULT = re.compile(r"default of (?P<argument>\w+)")
+_CONSTANT = re.compile(r"constant (?P<name>\w+)")
+_ATTRIBUTE = re.compile(r"attribute (?P<name>\w+)")
+_NAMES_THE = re.compile(r"names the (?P<kind>[a-z ]+)")
+
+_CODE_FORWARD = {
+    ("class", "defined in"): "the file that defines {x}",
+    ("function", "defined in"): "the file that defines {x}",
+    ("class", "base class"): "the class directly extended by {x}",
+    ("module", "package"): "the package that contains {x}",
+    ("module", "imports"): "the only file of the packages at hand imported by the top-level code of {x}",
+    ("module", "constant"): "the only upper-case constant that {x} sets to a value of its own",
+    ("function", "return annotation"): "the return annotation of {x}",
+}
+_CODE_BACKWARD = {
+    ("class", "method"): "the class that has a method named `{v}`",
+    ("module", "constant"): "the file that sets the constant `{v}`",
+    ("module", "imports"): "the only file of the packages at hand whose top-level code imports {v}",
+    ("class", "base class"): "the only class of the packages at hand that directly extends {v}",
+    ("class", "defined in"): "the only class defined in {v}",
+}
+_PLAIN_FORWARD = {
+    ("paper", "journal"): "the journal of {x}",
+    ("paper", "year of publication"): "the year of publication of {x}",
+    ("paper", "DOI"): "the DOI of {x}",
+    ("work", "journal"): "the journal of {x}, as the reference abbreviates it",
+    ("work", "year of publication"): "the year of publication of {x}",
+    ("work", "surname of the first author"): "the surname of the first author of {x}",
+    ("company", "jurisdiction"): "the state of incorporation of {x}",
+    ("company", "exchange"): "the exchange on which {x} lists its common stock",
+    ("document", "speaker"): "the speaker of {x}",
+    ("document", "date"): "the date of {x}",
+}
+_PLAIN_BACKWARD = {
+    ("paper", "DOI"): 'the paper with the DOI "{v}"',
+    ("company", "jurisdiction"): "the company incorporated in {v}",
+    ("company", "exchange"): "the company whose common stock is listed on the {v}",
+    ("document", "date"): "the document dated {v}",
+    ("document", "speaker"): "the document whose speaker is {v}",
+}
+# Relations by which an entity is told through an office, an institution or an organisation.
+_INSTITUTIONAL = re.compile(
+    r"chief of|head of|legislat|chamber|court|journal|exchange|jurisdiction|speaker|symbol|party|parties|embass|anthem|organi|registrant|number"
+)
+_LISTS = {
+    "land boundaries (border countries)": (
+        "the country across the longest land border of {x}",
+        "the country across the shortest land border of {x}",
+        "the country across the land border of {v} of {x}",
+    ),
+    "exports - partners": ("the largest export partner of {x}", None, None),
+    "imports - partners": ("the largest import partner of {x}", None, None),
+}
+_ANY_LIST = ('the entry with the largest figure under "{r}" of {x}', None, 'the entry with {v} under "{r}" of {x}')
+
+
+def forward(relation: str, head_type: str, tail_type: str) -> str | None:
+    """What {x} has."""
+    known = _CODE_FORWARD.get((head_type, relation)) or _PLAIN_FORWARD.get((head_type, relation))
+    if known:
+        return known
+    if relation in ("method", "mentions") or relation.startswith(("alias: ", "import of ", "names the ")):
+        return None
+    for pattern, words in (
+        (_TABLE, 'the figure in row "{row}", column "{column}" of {x}'),
+        (_FORM, "the {form} of {x} for the period ended {date}"),
+        (_REFERENCE, "the work that {x} cites as reference {number}"),
+        (_YEAR_OF, 'the year that fills the blank in "{statement}" in {x}'),
+        (_METHOD_DEFAULT, "the default of the parameter `{argument}` of the method `{method}` of {x}"),
+        (_DEFAULT, "the default of the parameter `{argument}` of {x}"),
+        (_CONSTANT, "the value of the constant `{name}` in {x}"),
+        (_ATTRIBUTE, "the value of the class attribute `{name}` of {x}"),
+    ):
+        match = pattern.fullmatch(relation)
+        if match is not None:
+            filled = {name: _braced(" ".join(value.split())) for name, value in match.groupdict().items()}
+            return words.format(**filled, x="{x}")
+    if _CAUSE_OF.fullmatch(relation):
+        return None  # asked by causal.py in its own words
+    attribute = _braced(relation)
+    if is_plain_noun(relation):
+        return f"the {attribute} of {{x}}"
+    what = {"number": "figure", "date": "date"}.get(tail_type, "entry")
+    return f'the {what} given for "{attribute}" of {{x}}'
+
+
+def backward(relation: str, head_type: str) -> str | None:
+    """Who has {v}."""
+    known = _CODE_BACKWARD.get((head_type, relation)) or _PLAIN_BACKWARD.get((head_type, relation))
+    if known:
+        return known
+    noun = NOUNS.get(head_type, "one")
+    if relation == "mentions":
+        profile = "country whose profile" if head_type == "country" else f"{noun} that"
+        return f'the {profile} mentions "{{v}}"'
+    match = _NAMES_THE.fullmatch(relation)
+    if match is not None:
+        return f'the {noun} that names the {match["kind"]} "{{v}}"'
+    match = _REFERENCE.fullmatch(relation)
+    if match is not None:
+        return f"the paper whose reference {match['number']} is {{v}}"
+    match = _CONSTANT.fullmatch(relation)
+    if match is not None:
+        return f'the file that sets the constant `{match["name"]}` to "{{v}}"'
+    match = _ATTRIBUTE.fullmatch(relation)
+    if match is not None:
+        return f'the class that sets its attribute `{match["name"]}` to "{{v}}"'
+    if head_type in ("class", "function", "module", "filing", "work", "package"):
+        return None
+    if relation.startswith(("alias: ", "import of ", "year of «", "cause of «", "table: ")) or _FORM.fullmatch(
+        relation
+    ):
+        return None
+    if relation == "year of publication":
+        return None
+    attribute = _braced(relation)
+    if is_plain_noun(relation):
+        return f"the {noun} whose {attribute} is {{v}}"
+    return f'the {noun} whose entry for "{attribute}" is "{{v}}"'
+
+
+def ranked(relation: str) -> tuple[str | None, str | None, str | None]:
+    """Of a list value: the entry with the largest, the smallest, and a given number."""
+    known = _LISTS.get(relation)
+    if known is not None:
+        return known
+    largest, smallest, given = _ANY_LIST
+    return largest.replace("{r}", _braced(relation)), smallest, given.replace("{r}", _braced(relation))
+
+
+def unit_note(tail_type: str, unit: str, scale: str) -> str:
+    """How a question about a number ends: ", in km", ", in millions"."""
+    if tail_type != "number":
+        return ""
+    if unit and scale:
+        return f", {scale} of {unit}"
+    return f", {scale}" if scale else in_unit(unit)
+
+
+def obfuscation(relation: str, tail_type: str, way: str) -> str:
+    """Which kind of description a step is: temporal, institutional, ordinal or attribute."""
+    if way in ("max", "min", "nth"):
+        return "ordinal"
+    if tail_type == "date":
+        return "temporal"
+    return "institutional" if _INSTITUTIONAL.search(relation.casefold()) else "attribute"
+
+
+def statement_of(relation: str) -> str | None:
+    """The statement with a blank of a dated statement, or the effect of a stated cause."""
+    match = _YEAR_OF.fullmatch(relation)
+    return match["statement"] if match else None
+
+
+def effect_of(relation: str) -> str | None:
+    """The effect of a stated cause."""
+    match = _CAUSE_OF.fullmatch(relation)
+    return match["effect"] if match else None
+
+
+def _braced(text: str) -> str:
+    """Text that goes through str.format once more."""
+    return text.replace("{", "{{").replace("}", "}}")
