@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stages.common.errors import InputError
 from stages.common.rollouts import Completion, FinishReason, GenerationRequest
@@ -39,6 +41,14 @@ def check_request(request: GenerationRequest, max_model_tokens: int) -> None:
             f"{prompt_tokens + request.max_tokens}, over the model's {max_model_tokens} tokens. "
             "Shorten the input or lower the output length (max_input_tokens, max_output_tokens)."
         )
+
+
+def end_ids(model_dir: Path, tokenizer: Any) -> list[int]:
+    """Every id that ends an answer: the tokenizer's and those of generation_config.json (one or several)."""
+    path = model_dir / "generation_config.json"
+    declared = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    return sorted({tokenizer.eos_id, *listed})
 
 
 class Row:
@@ -142,7 +152,7 @@ class RequestQueue:
             return
         try:
             results = self._run([request for request, _ in waiting])
-        except Exception as error:  # noqa: BLE001  handed to everyone who waits for it
+        except BaseException as error:  # noqa: BLE001  handed to everyone who waits; the loop would swallow a signal's
             for _, future in waiting:
                 future.set_exception(error)
             return

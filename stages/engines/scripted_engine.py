@@ -42,6 +42,10 @@ class ByteTokenizer:
         """Text of ids; pad and end are left out, a cut character becomes U+FFFD."""
         return bytes(token for token in token_ids if token < 256).decode(errors="replace")
 
+    def decode_response(self, token_ids: Sequence[int]) -> str:
+        """The same: no prompt of this tokenizer opens a reasoning block."""
+        return self.decode(token_ids)
+
 
 class ScriptedEngine:
     """Implements RolloutEngine.

@@ -7,6 +7,11 @@ are computed without padding and decoded together; every row has its own random 
 A request with n > 1 has its batch for itself (unless `batch_groups`), so its completions are the same bits whatever
 else is asked: an RL step can be resumed exactly. Requests with n = 1 share batches, sorted by length; the batches
 depend on the list of requests only.
+
+A batch runs to its end; requests that come meanwhile form the next one (no continuous batching). transformers' own
+(`generate_batch`) has one seed for all that it generates, so a sample could not be repeated by its own; and a row that
+joined a running batch would change the shapes, hence the last bits, of the rows in it. Where throughput counts, on GPUs,
+vllm_engine.py admits requests at every step.
 """
 
 from __future__ import annotations

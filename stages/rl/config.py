@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.config import Section, TrainConfig
+from stages.common.config import NO_ENDPOINT, EndpointConfig, Section, TrainConfig
 from stages.memory.config import MemoryAgentConfig
 
 
@@ -64,7 +64,15 @@ class RLSharedConfig(Section):
     weight_decay: float = Field(ge=0, description="AdamW, decoupled.")
     max_grad_norm: float = Field(gt=0, description="Global gradient norm is clipped here.")
     max_row_tokens: int = Field(ge=64, description="Token budget of one packed prefix-tree row; bounds memory.")
+    overlong_prompts: Literal["drop", "truncate_middle"] = Field(
+        description="Prompts over max_input_tokens: left out and counted, or their documents cut in the middle."
+    )
     checkpoint_every_steps: int = Field(ge=1, description="Updates between checkpoints.")
+    keep_checkpoints: int = Field(ge=1, description="Newest checkpoints that stay on disk while a stage runs.")
+    eval_every_steps: int = Field(
+        ge=0, description="Updates between evaluations on held-out prompts; 0: none while training."
+    )
+    eval_prompts: int = Field(ge=1, description="Held-out prompts per evaluation, spread over the task types.")
     max_skipped_steps: int = Field(
         ge=0, description="Updates with a NaN loss or gradient that may be skipped before the stage fails."
     )
@@ -90,6 +98,7 @@ class RLStage(Section):
 
     shared: RLSharedConfig
     stage: RLStageParams
+    judge: EndpointConfig = NO_ENDPOINT  # the pipeline always names it
     train: TrainConfig
     seed: int = Field(ge=0, description="Seed of the pipeline.")
 
@@ -118,5 +127,6 @@ class MemoryRLStage(Section):
 
     memory_rl: MemoryRLConfig
     shared: RLSharedConfig
+    judge: EndpointConfig = NO_ENDPOINT  # the pipeline always names it
     train: TrainConfig
     seed: int = Field(ge=0, description="Seed of the pipeline.")

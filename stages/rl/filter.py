@@ -15,7 +15,9 @@ from pydantic import Field
 
 from stages.common.errors import ConfigError
 from stages.common.records import Record, Sample
+from stages.common.rollouts import RolloutGroup
 from stages.common.seeds import rng
+from stages.rl.finished import FinishedGroups
 from stages.rl.rollout import RolloutSource
 
 logger = logging.getLogger(__name__)
@@ -30,15 +32,14 @@ class Selected(Record):
     reason: Literal["in_range", "fallback", "unfiltered"]
 
 
-def draw_balanced(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """Up to `count` samples, one task after the other in turn. ConfigError if a task would get none."""
+def draw_balanced(samples: Sequence[Sample], count: int, seed: int, knob: str) -> list[Sample]:
+    """Up to `count` samples, one task after the other in turn. ConfigError (naming `knob`) if a task would get none."""
     queues: dict[str, list[Sample]] = {}
     for sample in samples:
         queues.setdefault(sample.task_type.value, []).append(sample)
     if count < len(queues):
         raise ConfigError(
-            f"filter_prompts is {count}, but there are {len(queues)} task types. Set it to at least {len(queues)}, "
-            "or to 0 for no filter."
+            f"{knob} is {count}, but there are {len(queues)} task types. Set it to at least {len(queues)}."
         )
     for task in sorted(queues):
         rng(seed, "filter", task).shuffle(queues[task])
@@ -50,14 +51,40 @@ def draw_balanced(samples: Sequence[Sample], count: int, seed: int) -> list[Samp
     return drawn
 
 
-def measure(source: RolloutSource, samples: Sequence[Sample], batch_prompts: int) -> dict[str, float]:
-    """Mean reward of each sample's rollouts, by id; `batch_prompts` prompts are rolled out at a time."""
+def measure(
+    source: RolloutSource, samples: Sequence[Sample], batch_prompts: int, finished: FinishedGroups
+) -> dict[str, float]:
+    """Mean reward of each sample's rollouts, by id; `batch_prompts` prompts are rolled out at a time.
+
+    finished: keeps each mean as it comes, so that a killed filter goes on where it was.
+    """
     means: dict[str, float] = {}
+
+    def keep(group: RolloutGroup) -> None:
+        finished.note(group.sample_id, _mean_reward(group))
+
     for number, start in enumerate(range(0, len(samples), batch_prompts)):
-        for group in source(samples[start : start + batch_prompts], number):
-            means[group.sample_id] = sum(rollout.reward for rollout in group.rollouts) / len(group.rollouts)
+        batch = samples[start : start + batch_prompts]
+        known = {sample.id: mean for sample in batch if (mean := finished.noted(sample.id)) is not None}
+        places = [place for place, sample in enumerate(batch) if sample.id not in known]
+        groups = (
+            source(
+                [batch[place] for place in places],
+                number,
+                places=places,
+                on_group=keep,
+                turn_log=finished.turn_log(number),
+            )
+            if places
+            else []
+        )
+        means |= known | {group.sample_id: _mean_reward(group) for group in groups}
         logger.info("difficulty filter: %d of %d prompts measured", len(means), len(samples))
     return means
+
+
+def _mean_reward(group: RolloutGroup) -> float:
+    return sum(rollout.reward for rollout in group.rollouts) / len(group.rollouts)
 
 
 def select(samples: Sequence[Sample], means: Mapping[str, float], share: int) -> list[Selected]:

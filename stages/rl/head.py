@@ -6,6 +6,10 @@ Positions are handled in chunks, and the backward pass computes each chunk's log
 [chunk_tokens, V] logits exist at a time. Products accumulate and return in float32 (float64 for float64 inputs): rounding
 logits or gradient chunks to bfloat16 biases training. The entropy carries no gradient.
 
+With bfloat16 inputs on CUDA the products run on tensor cores with float32 results. There the logits' gradient is split into
+two bfloat16 terms, high and low part, whose products are added: 16 bits of mantissa instead of 8, at a tenth of the time of
+a float32 product.
+
 Departure from fused GPU kernels: plain torch, chunked over tokens only.
 
 Shapes: N scored tokens, H hidden size, V vocabulary.
@@ -40,11 +44,11 @@ class _Head(torch.autograd.Function):
         ctx: Any, hidden_NH: Tensor, lm_head_VH: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
     ) -> tuple[Tensor, Tensor]:
         dtype = _sum_dtype(lm_head_VH)
-        weight_VH = lm_head_VH.to(dtype)
+        weight_VH = _operand(lm_head_VH, dtype)
         logprobs_N = torch.empty(len(targets_N), dtype=dtype, device=hidden_NH.device)
         entropy_N = torch.empty_like(logprobs_N)
         for chunk in _chunks(len(targets_N), chunk_tokens):
-            logits_CV = (hidden_NH[chunk].to(dtype) @ weight_VH.t()).div_(temperature)
+            logits_CV = _product(_operand(hidden_NH[chunk], dtype), weight_VH.t(), dtype).div_(temperature)
             logprobs_CV = torch.log_softmax(logits_CV, dim=1)
             logprobs_N[chunk] = logprobs_CV.gather(1, targets_N[chunk, None]).squeeze(1)
             probs_CV = torch.exp(logprobs_CV, out=logits_CV)
@@ -59,23 +63,45 @@ class _Head(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor, _entropy_grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NH, lm_head_VH, targets_N = ctx.saved_tensors
         dtype = _sum_dtype(lm_head_VH)
-        weight_VH = lm_head_VH.to(dtype)
+        weight_VH = _operand(lm_head_VH, dtype)
         hidden_grad_NH = torch.empty_like(hidden_NH)
-        weight_grad_VH = torch.zeros_like(weight_VH)
+        weight_grad_VH = torch.zeros_like(lm_head_VH, dtype=dtype)
         for chunk in _chunks(len(targets_N), ctx.chunk_tokens):
-            hidden_CH = hidden_NH[chunk].to(dtype)
-            logits_CV = (hidden_CH @ weight_VH.t()).div_(ctx.temperature)
+            hidden_CH = _operand(hidden_NH[chunk], dtype)
+            logits_CV = _product(hidden_CH, weight_VH.t(), dtype).div_(ctx.temperature)
             scale_C1 = (grad_N[chunk] / ctx.temperature)[:, None]
             # d logprob / d logits = onehot(target) - softmax
             logits_grad_CV = torch.softmax(logits_CV, dim=1).mul_(-scale_C1)
             logits_grad_CV.scatter_add_(1, targets_N[chunk, None], scale_C1)
-            hidden_grad_NH[chunk] = (logits_grad_CV @ weight_VH).to(hidden_NH.dtype)
-            weight_grad_VH.addmm_(logits_grad_CV.t(), hidden_CH)
+            terms = _terms(logits_grad_CV, weight_VH.dtype)
+            hidden_grad_NH[chunk] = sum(_product(term_CV, weight_VH, dtype) for term_CV in terms)
+            for term_CV in terms:
+                weight_grad_VH.add_(_product(term_CV.t(), hidden_CH, dtype))
         return hidden_grad_NH, weight_grad_VH.to(lm_head_VH.dtype), None, None, None
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _operand(tensor: Tensor, sum_dtype: torch.dtype) -> Tensor:
+    """The tensor as a factor: bfloat16 stays so on CUDA, where products of it can return float32."""
+    return tensor if tensor.is_cuda and tensor.dtype == torch.bfloat16 else tensor.to(sum_dtype)
+
+
+def _product(one: Tensor, two: Tensor, sum_dtype: torch.dtype) -> Tensor:
+    """One @ two in the type of the sums."""
+    if one.dtype == two.dtype == torch.bfloat16:
+        return torch.mm(one, two, out_dtype=sum_dtype)
+    return one.to(sum_dtype) @ two.to(sum_dtype)
+
+
+def _terms(tensor: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The tensor as a sum of tensors of the type: itself, or its high and its low part."""
+    if dtype != torch.bfloat16:
+        return [tensor]
+    high = tensor.to(dtype)
+    return [high, tensor.sub_(high).to(dtype)]
 
 
 def _chunks(length: int, size: int) -> list[slice]:

@@ -7,6 +7,7 @@ paper's Eq. 3) and reaches all its turns; `turn_weighting` says how the turns sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from stages.common.metrics import Emit
@@ -14,10 +15,13 @@ from stages.common.records import Sample
 from stages.common.storage import DocumentStore
 from stages.engines.base import RolloutEngine
 from stages.memory.rollout import MemoryRolloutSource
+from stages.rewards.judge import build_reward
 from stages.rl.config import MemoryRLStage
-from stages.rl.rollout import RolloutSource
+from stages.rl.rollout import FittingSamples, RolloutSource
 from stages.rl.stage import StageSettings, run_stage
 from stages.rl.train import TrainPlan
+
+PROMPT_TOKENS = 512  # room for the agent's instructions and the question, in the memory plan
 
 
 def run(
@@ -25,6 +29,8 @@ def run(
 ) -> dict[str, int]:
     """Train `inputs["parent"]` as a memory agent; writes what rl@stageN writes, raises what it raises."""
     memory, shared = config.memory_rl, config.shared
+
+    reward = build_reward(config.judge, state_dir)
 
     def make_source(engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int) -> RolloutSource:
         return MemoryRolloutSource(
@@ -35,14 +41,14 @@ def run(
             temperature=shared.temperature,
             top_p=shared.top_p,
             seed=seed,
+            reward=reward,
         )
 
-    def choose(
-        samples: Sequence[Sample], _documents: DocumentStore, _engine: RolloutEngine
-    ) -> tuple[list[Sample], int]:
-        # The agent reads chunk by chunk: only the document's length is bounded, not a prompt's.
+    def choose(samples: Sequence[Sample], _documents: DocumentStore, _engine: RolloutEngine) -> FittingSamples:
+        # The agent reads chunk by chunk: only the document's length is bounded, not a prompt's, so nothing is ever cut.
         kept = [sample for sample in samples if sample.context_tokens <= memory.max_input_tokens]
-        return kept, len(samples) - len(kept)
+        longest = max((sample.context_tokens for sample in kept), default=0)
+        return FittingSamples(kept, len(samples) - len(kept), 0, longest)
 
     settings = StageSettings(
         plan=TrainPlan(memory.steps, memory.agent.answer_tokens, memory.std_scope, memory.turn_weighting),
@@ -50,8 +56,12 @@ def run(
         filter_prompts=memory.filter_prompts,
         filter_rollouts=memory.filter_rollouts,
         max_input_tokens=memory.max_input_tokens,
+        # A turn's prompt: question, memory, plan and a chunk
+        longest_prompt_tokens=memory.agent.chunk_tokens + memory.agent.turn_tokens + PROMPT_TOKENS,
+        longest_answer_tokens=max(memory.agent.turn_tokens, memory.agent.answer_tokens),
     )
     identity = config.model_dump_json()
-    return run_stage(
-        settings, shared, config.train, config.seed, identity, make_source, choose, inputs, out_dir, state_dir, emit
-    )
+    with closing(reward):
+        return run_stage(
+            settings, shared, config.train, config.seed, identity, make_source, choose, inputs, out_dir, state_dir, emit
+        )

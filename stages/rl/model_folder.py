@@ -5,11 +5,13 @@ Equal weights give equal bytes: what names a library's version is left out of th
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from stages.common.errors import InputError
 from stages.common.storage import read_json, write_json
@@ -21,6 +23,7 @@ def open_model(folder: Path) -> Any:
 
     Raises InputError if transformers cannot open it.
     """
+    transformers_logging.disable_progress_bar()  # stages log, they do not draw
     try:
         return AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -38,6 +41,21 @@ def write_model(model: Any, tokenizer: ChatTokenizer, folder: Path) -> None:
     """Write a model folder. The folder must not hold another model's shards."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder))
+    _write_rest(tokenizer, folder)
+
+
+def write_config(model: Any, tokenizer: ChatTokenizer, folder: Path) -> None:
+    """Write what stands beside float32 weights that were written otherwise: the bytes that `write_model` writes."""
+    config = copy.deepcopy(model.config)
+    config.dtype = "float32"
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(str(folder))
+    if model.can_generate():
+        model.generation_config.save_pretrained(str(folder))
+    _write_rest(tokenizer, folder)
+
+
+def _write_rest(tokenizer: ChatTokenizer, folder: Path) -> None:
     tokenizer.save(folder)
     for name in ("config.json", "generation_config.json"):
         if (folder / name).exists():

@@ -1,6 +1,7 @@
 """What the training loop asks of the model under training, whatever runs it.
 
-`TorchPolicy` (torch_policy.py) is plain torch on one device; a DeepSpeed policy will stand beside it.
+`TorchPolicy` (torch_policy.py) is plain torch on one device, `DeepSpeedPolicy` (deepspeed_policy.py) runs on many processes;
+build_policy.py chooses. With several processes each calls the same methods with the same arguments, and gets the same.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from stages.common.tokens import ChatTokenizer
 from stages.rl.loss import Denominator
 from stages.rl.packing import PackedRow
 
@@ -67,7 +70,15 @@ class StepStats:
 
 
 class Policy(Protocol):
-    """The model under training."""
+    """The model under training.
+
+    model: its compute weights, if an engine in this process may share them; None: an engine needs a copy.
+    tokenizer: the tokenizer that belongs to the model. device: of this process's computation.
+    """
+
+    model: Any
+    tokenizer: ChatTokenizer
+    device: torch.device
 
     @property
     def trees_per_row(self) -> int | None:
@@ -80,6 +91,14 @@ class Policy(Protocol):
 
     def step(self, rows: Sequence[PackedRow], advantages: Tensor, weights: LossWeights) -> StepStats:
         """One optimizer step on the batch; `advantages` [B]. Not finite: nothing changes, `skipped` is set."""
+        ...
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Learning rate of the next step."""
+        ...
+
+    def digest(self) -> str:
+        """A hash of the master weights' bits, whatever the number of processes."""
         ...
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -1,57 +1,92 @@
-"""Does our way of computing log-probabilities fit this model? Asked once, when a model is opened.
+"""Does our way of computing log-probabilities and gradients fit this model? Asked once, when a model is opened.
 
 A prompt with two answers is scored as a prefix-tree row through our LM head, and again as two plain sequences through the
-model's own forward pass. They differ for models whose logits are not a plain product with the LM head (soft-capping,
-scaling, a bias) or whose attention the tree mask does not describe (sliding windows, recurrent layers): training those
-would be silently wrong.
+model's own forward pass; log-probabilities and the gradients of a weighted sum of them are compared. They differ for models
+whose logits are not a plain product with the LM head (soft-capping, scaling, a bias) or whose attention the tree rows do not
+describe (sliding windows, recurrent layers): training those would be silently wrong.
+
+Compared is the relative L2 distance: 1e-5 in float32, 5e-2 in bfloat16. On the tree path the prompt is long enough for a
+trunk (tree_layout.py), so that every kernel that training uses takes part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stages.common.errors import InputError
-from stages.rl.attention import tree_inputs
+from stages.rl.attention import AttentionPath, attending, tree_inputs
 from stages.rl.head import token_logprobs_and_entropy
 from stages.rl.packing import Branch, Tree, pack_trees
+from stages.rl.tree_layout import MIN_TRUNK_TOKENS
 
-TOLERANCE_NATS = 1e-2  # float32 rounding is 1e-5; a wrong mask or head shows as 0.1 and more
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+ANSWER_TOKENS = 4
 
 
-def check_forward(model: Any, folder: Path) -> None:
-    """Raise InputError if prefix-tree log-probabilities of `model` (float32) are not those of its own forward pass."""
+def check_forward(model: Any, folder: Path, path: AttentionPath = "dense") -> None:
+    """Raise InputError if prefix-tree log-probabilities or gradients of `model` are not those of its own forward pass."""
     if kinds := _windowed_layers(model.config):
         raise InputError(
             f"the model in {folder} has layers that are not full attention ({kinds}); the trainer's tree mask does not "
             "describe them. Use a full-attention model such as Llama or Qwen3."
         )
-    vocabulary = model.config.vocab_size
-    prompt = tuple((7 * i + 3) % vocabulary for i in range(12))
-    answers = tuple(tuple((11 * i + 5 * member + 1) % vocabulary for i in range(4)) for member in range(2))
-    tree = Tree(prompt, tuple(Branch(answer, member, 0) for member, answer in enumerate(answers)))
-    (row,) = pack_trees([tree], max_tokens=tree.num_tokens)
-    head = model.get_output_embeddings()
-    if head is None:
+    if model.get_output_embeddings() is None:
         raise InputError(f"the model in {folder} has no LM head. Use a causal language model.")
-    with torch.no_grad():
-        hidden_TH = model.base_model(**tree_inputs(row, model.device), use_cache=False).last_hidden_state[0]
-        hidden_NH = hidden_TH[row.hidden_index_N.to(model.device)]
-        ours_N, _ = token_logprobs_and_entropy(hidden_NH, head.weight, row.target_N.to(model.device), 1.0, 64)
-        plain = []
-        for answer in answers:
-            ids = torch.tensor([prompt + answer], device=model.device)
-            logprobs_TV = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(dim=-1)
-            plain += [logprobs_TV[len(prompt) - 1 + place, token] for place, token in enumerate(answer)]
-    difference = float((ours_N - torch.stack(plain)).abs().max())
-    if not difference <= TOLERANCE_NATS:
+    vocabulary = model.config.vocab_size
+    length = 12 if path == "dense" else MIN_TRUNK_TOKENS + 37
+    prompt = tuple((7 * i + 3) % vocabulary for i in range(length))
+    answers = [tuple((11 * i + 5 * member + 1) % vocabulary for i in range(ANSWER_TOKENS)) for member in range(2)]
+    weights_N = torch.linspace(-1.0, 1.5, 2 * ANSWER_TOKENS, device=model.device)
+    # Gradients of the first layer depend on all that stands above it.
+    watched = [parameter for parameter in model.base_model.layers[0].parameters() if parameter.requires_grad]
+
+    with attending(model, path):
+        ours_N = _shared(model, prompt, answers, path)
+        our_gradients = torch.autograd.grad((ours_N * weights_N).sum(), watched, allow_unused=True)
+    plain_N = _unshared(model, prompt, answers)
+    plain_gradients = torch.autograd.grad((plain_N * weights_N).sum(), watched, allow_unused=True)
+    difference = max(
+        _relative_l2([ours_N], [plain_N]),
+        _relative_l2([g for g in our_gradients if g is not None], [g for g in plain_gradients if g is not None]),
+    )
+    tolerance = TOLERANCE[model.dtype]
+    if not difference <= tolerance:
         raise InputError(
             f"the model in {folder} ({model.config.model_type}) computes its logits or attention in a way that the "
-            f"trainer does not reproduce (log-probabilities differ by {difference:.3g} nats). Use a full-attention "
-            "model with a plain LM head, such as Llama or Qwen3."
+            f"trainer does not reproduce: log-probabilities or gradients of prefix-tree rows are {difference:.3g} away "
+            f"from those of plain sequences (relative L2; {tolerance:g} is allowed). Use a full-attention model with a "
+            "plain LM head, such as Llama or Qwen3."
         )
+
+
+def _shared(model: Any, prompt: tuple[int, ...], answers: Sequence[tuple[int, ...]], path: AttentionPath) -> Tensor:
+    """Log-probabilities [N] of the answers from one prefix-tree row."""
+    tree = Tree(prompt, tuple(Branch(answer, member, 0) for member, answer in enumerate(answers)))
+    (row,) = pack_trees([tree], max_tokens=tree.num_tokens)
+    hidden_TH = model.base_model(**tree_inputs(row, model.device, path), use_cache=False).last_hidden_state[0]
+    hidden_NH = hidden_TH[row.hidden_index_N.to(model.device)]
+    head_VH = model.get_output_embeddings().weight
+    return token_logprobs_and_entropy(hidden_NH, head_VH, row.target_N.to(model.device), 1.0, 64)[0]
+
+
+def _unshared(model: Any, prompt: tuple[int, ...], answers: Sequence[tuple[int, ...]]) -> Tensor:
+    """The same from plain sequences through the model's own forward pass."""
+    logprobs = []
+    for answer in answers:
+        ids = torch.tensor([prompt + answer], device=model.device)
+        logits_TV = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1].float()
+        logprobs.append(logits_TV.log_softmax(dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0])
+    return torch.cat(logprobs)
+
+
+def _relative_l2(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
+    one, two = (torch.cat([tensor.detach().double().flatten() for tensor in side]) for side in (ours, plain))
+    return float((one - two).norm() / two.norm())
 
 
 def _windowed_layers(config: Any) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stages.common.config import TrainConfig
@@ -25,32 +27,42 @@ from stages.common.storage import (
     write_model_pointer,
 )
 from stages.engines.base import RolloutEngine
-from stages.engines.transformers_engine import TransformersEngine
+from stages.engines.build import build_engine
+from stages.rewards.judge import build_reward
+from stages.rl.build_policy import build_policy
 from stages.rl.checkpoint import Checkpoints, fingerprint
 from stages.rl.config import RLSharedConfig, RLStage
+from stages.rl.distributed import DistributedRolloutSource, World, current_world
 from stages.rl.filter import Selected, draw_balanced, measure, select
-from stages.rl.policy import OptimizerSettings
-from stages.rl.rollout import FullContextRolloutSource, RolloutSource, fitting_samples
-from stages.rl.torch_policy import TorchPolicy
+from stages.rl.heldout import HeldOut
+from stages.rl.planner import MemoryModel, ModelShape, available_bytes, plan_row_tokens
+from stages.rl.policy import OptimizerSettings, Policy
+from stages.rl.rollout import FittingSamples, FullContextRolloutSource, RolloutSource, fitting_samples
 from stages.rl.train import TrainPlan, train
 
 logger = logging.getLogger(__name__)
 
 # (engine, documents, rollouts per prompt, seed) -> source
 MakeSource = Callable[[RolloutEngine, DocumentStore, int, int], RolloutSource]
-# (samples, documents, engine) -> those that fit, number left out
-ChooseSamples = Callable[[Sequence[Sample], DocumentStore, RolloutEngine], tuple[list[Sample], int]]
+# (samples, documents, engine) -> those that fit
+ChooseSamples = Callable[[Sequence[Sample], DocumentStore, RolloutEngine], FittingSamples]
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What a stage hands to `run_stage` besides its config's shared part. filter_prompts 0: no filter."""
+    """What a stage hands to `run_stage` besides its config's shared part. filter_prompts 0: no filter.
+
+    max_input_tokens: of a prompt, or of the memory agent's document. longest_prompt_tokens, longest_answer_tokens: of
+    one request to the engine.
+    """
 
     plan: TrainPlan
     learning_rate: float
     filter_prompts: int
     filter_rollouts: int
     max_input_tokens: int
+    longest_prompt_tokens: int
+    longest_answer_tokens: int
 
 
 def run(config: RLStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit) -> dict[str, int]:
@@ -66,6 +78,8 @@ def run(config: RLStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: P
             f"rl.shared.max_row_tokens {shared.max_row_tokens}: raise that one."
         )
 
+    reward = build_reward(config.judge, state_dir)
+
     def make_source(engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int) -> RolloutSource:
         return FullContextRolloutSource(
             engine,
@@ -75,10 +89,12 @@ def run(config: RLStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: P
             temperature=shared.temperature,
             top_p=shared.top_p,
             seed=seed,
+            reward=reward,
+            cut_to_tokens=stage.max_input_tokens if shared.overlong_prompts == "truncate_middle" else None,
         )
 
-    def choose(samples: Sequence[Sample], documents: DocumentStore, engine: RolloutEngine) -> tuple[list[Sample], int]:
-        return fitting_samples(samples, documents, engine.tokenizer, stage.max_input_tokens)
+    def choose(samples: Sequence[Sample], documents: DocumentStore, engine: RolloutEngine) -> FittingSamples:
+        return fitting_samples(samples, documents, engine.tokenizer, stage.max_input_tokens, shared.overlong_prompts)
 
     settings = StageSettings(
         plan=TrainPlan(stage.steps, stage.max_output_tokens, shared.std_scope, "token"),
@@ -86,11 +102,14 @@ def run(config: RLStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: P
         filter_prompts=stage.filter_prompts,
         filter_rollouts=stage.filter_rollouts,
         max_input_tokens=stage.max_input_tokens,
+        longest_prompt_tokens=stage.max_input_tokens,
+        longest_answer_tokens=stage.max_output_tokens,
     )
     identity = config.model_dump_json()
-    return run_stage(
-        settings, shared, config.train, config.seed, identity, make_source, choose, inputs, out_dir, state_dir, emit
-    )
+    with closing(reward):
+        return run_stage(
+            settings, shared, config.train, config.seed, identity, make_source, choose, inputs, out_dir, state_dir, emit
+        )
 
 
 def run_stage(
@@ -113,33 +132,54 @@ def run_stage(
             f"between 1 and the longest answer ({settings.plan.answer_tokens})."
         )
     parent = open_model_pointer(inputs["parent"])
-    policy = TorchPolicy(
+    policy = build_policy(
         parent,
-        compute_dtype=train_config.compute_dtype,
+        train_config,
         temperature=shared.temperature,
         learning_rate=settings.learning_rate,
         optimizer=OptimizerSettings(
             shared.adam_beta1, shared.adam_beta2, shared.adam_epsilon, shared.weight_decay, shared.max_grad_norm
         ),
     )
+    world = current_world()
     parent_digest = policy.digest()
     # Stages share one seed and their prompts: salted by the parent, each draws them in another order.
     seed = derive_seed(seed, parent_digest)
-    engine = TransformersEngine(
-        parent, compute_dtype=train_config.compute_dtype, model=policy.model, tokenizer=policy.tokenizer
-    )
+    engine = build_engine(parent, train_config, model=policy.model, tokenizer=policy.tokenizer)
     documents = DocumentStore([inputs["documents"]])
     available = read_records(inputs["train"], Sample)
-    fitting, too_long = choose(available, documents, engine)
+    chosen = choose(available, documents, engine)
+    fitting = chosen.samples
     if not fitting:
         raise NotEnoughDataError(
             f"none of the {len(available)} training prompts has at most {settings.max_input_tokens} tokens. "
             "Raise the stage's max_input_tokens, or shorten assemble.max_context_tokens."
         )
-    logger.info("%d prompts fit, %d are longer than %d tokens", len(fitting), too_long, settings.max_input_tokens)
+    logger.info(
+        "%d prompts are used (%d of them cut), %d are left out as longer than %d tokens",
+        len(fitting),
+        chosen.cut,
+        chosen.dropped,
+        settings.max_input_tokens,
+    )
     identity = fingerprint(identity, parent_digest, *(sample.model_dump_json() for sample in fitting))
 
-    selected = _selected(settings, shared, seed, make_source, engine, documents, fitting, state_dir / identity)
+    checkpoints = Checkpoints(
+        state_dir,
+        identity,
+        keep=shared.keep_checkpoints,
+        rank=world.rank,
+        world_size=world.size,
+        barrier=partial(world.meet, "checkpoint"),
+    )
+    make_source = partial(_spread, make_source, world)
+    memory = MemoryModel.of_trainer(ModelShape.of_folder(parent), train_config, policy.device, world.size)
+    row_tokens = _row_tokens(settings, shared, memory, chosen.longest_prompt_tokens, policy, checkpoints, world)
+    shared = shared.model_copy(update={"max_row_tokens": row_tokens})
+
+    selected = _selected(
+        settings, shared, seed, make_source, engine, documents, fitting, state_dir / identity, checkpoints, world
+    )
     chosen_ids = {entry.id for entry in selected}
     progress = train(
         policy=policy,
@@ -149,9 +189,11 @@ def run_stage(
         shared=shared,
         plan=settings.plan,
         seed=seed,
-        checkpoints=(checkpoints := Checkpoints(state_dir, identity)),
+        checkpoints=checkpoints,
         work_dir=state_dir / identity,
         emit=emit,
+        held_out=_held_out(shared, seed, make_source, choose, engine, documents, inputs),
+        first_process=world.rank == 0,
     )
     engine.close()
     if policy.digest() == parent_digest:
@@ -161,12 +203,14 @@ def run_stage(
             "rollouts in the stage's state folder) or learning_rate is too small for float32."
         )
     policy.save(out_dir / "model")
-    write_model_pointer(out_dir, out_dir / "model")
-    _collect(state_dir / identity, selected, out_dir)
-    checkpoints.clear()
+    if world.rank == 0:
+        write_model_pointer(out_dir, out_dir / "model")
+        _collect(state_dir / identity, selected, out_dir)
+        checkpoints.clear()
     return {
         "prompts": len(fitting),
-        "too_long": too_long,
+        "too_long": chosen.dropped,
+        "cut": chosen.cut,
         "selected": len(selected),
         "fallback": sum(entry.reason == "fallback" for entry in selected),
         "updates": progress.step,
@@ -174,6 +218,14 @@ def run_stage(
         "updates_without_signal": progress.without_signal,
         "rollout_tokens": progress.tokens,
     }
+
+
+def _spread(
+    make_source: MakeSource, world: World, engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int
+) -> RolloutSource:
+    """A rollout source whose work the processes share, if there are several."""
+    source = make_source(engine, documents, group_size, seed)
+    return source if world.size == 1 else DistributedRolloutSource(source, world)
 
 
 def _selected(
@@ -185,6 +237,8 @@ def _selected(
     documents: DocumentStore,
     samples: Sequence[Sample],
     work_dir: Path,
+    checkpoints: Checkpoints,
+    world: World,
 ) -> list[Selected]:
     """The prompts to train on; measured once, kept in `work_dir` over crashes."""
     path = work_dir / "selected.jsonl"
@@ -196,13 +250,63 @@ def _selected(
         ]
     else:
         filter_seed = derive_seed(seed, "filter")
-        drawn = draw_balanced(samples, settings.filter_prompts, filter_seed)
+        drawn = draw_balanced(samples, settings.filter_prompts, filter_seed, "the stage's filter_prompts")
         source = make_source(engine, documents, settings.filter_rollouts, filter_seed)
-        means = measure(source, drawn, shared.batch_size)
+        means = measure(source, drawn, shared.batch_size, checkpoints.finished(0, "filter"))
         share = -(-shared.batch_size // len({sample.task_type for sample in samples}))
         selected = select(samples, means, share)
-    write_jsonl(path, selected)
+    if world.rank == 0:
+        write_jsonl(path, selected)
     return selected
+
+
+def _held_out(
+    shared: RLSharedConfig,
+    seed: int,
+    make_source: MakeSource,
+    choose: ChooseSamples,
+    engine: RolloutEngine,
+    documents: DocumentStore,
+    inputs: Mapping[str, Path],
+) -> HeldOut | None:
+    """The evaluation while training, None if it is off. Reads the held-out prompts only if it is on."""
+    if shared.eval_every_steps == 0:
+        return None
+    fitting = choose(read_records(inputs["heldout"], Sample), documents, engine).samples
+    if not fitting:
+        raise NotEnoughDataError(
+            "no held-out prompt fits this stage's max_input_tokens. Raise it, or set rl.shared.eval_every_steps to 0."
+        )
+    eval_seed = derive_seed(seed, "held-out")
+    samples = draw_balanced(fitting, shared.eval_prompts, eval_seed, "rl.shared.eval_prompts")
+    return HeldOut(make_source(engine, documents, 1, eval_seed), samples, shared.eval_every_steps)
+
+
+def _row_tokens(
+    settings: StageSettings,
+    shared: RLSharedConfig,
+    model: MemoryModel,
+    prompt_tokens: int,
+    policy: Policy,
+    checkpoints: Checkpoints,
+    world: World,
+) -> int:
+    """The rows' token budget that fits into every process's memory. A resumed run keeps that of its first start."""
+    plan = checkpoints.finished(0, "plan")
+    row_tokens: int | None = plan.noted("max_row_tokens")
+    if row_tokens is None:
+        row_tokens = plan_row_tokens(
+            model,
+            shared.max_row_tokens,
+            min(prompt_tokens, settings.longest_prompt_tokens),
+            shared.group_size,
+            settings.longest_answer_tokens,
+            policy.trees_per_row,
+            available_bytes(policy.device),
+        )
+        row_tokens = min(world.gather(row_tokens, "memory plan"))
+        plan.note("max_row_tokens", row_tokens)
+    return row_tokens
 
 
 def _collect(work_dir: Path, selected: Sequence[Selected], out_dir: Path) -> None:

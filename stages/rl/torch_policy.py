@@ -22,8 +22,9 @@ from torch import Tensor
 
 from stages.common.errors import InputError
 from stages.common.tokens import ChatTokenizer
-from stages.rl.attention import tree_inputs
+from stages.rl.attention import attending, attention_path, tree_inputs
 from stages.rl.head import token_logprobs_and_entropy
+from stages.rl.layer_checkpointing import layers_checkpointed
 from stages.rl.loss import policy_loss
 from stages.rl.model_folder import open_model, write_model
 from stages.rl.packing import PackedRow
@@ -38,6 +39,8 @@ class TorchPolicy:
     """Policy on one device: the GPU if there is one, else the CPU.
 
     folder: model folder. compute_dtype: "float32" or "bfloat16". temperature: of the trained log-probabilities.
+    activation_checkpointing: keep one hidden state per layer and compute the rest again in the backward pass;
+    offload_activations: keep it in the CPU's memory.
     Raises InputError for a folder that holds no model, or one that this trainer would compute wrongly.
     """
 
@@ -49,12 +52,16 @@ class TorchPolicy:
         temperature: float,
         learning_rate: float,
         optimizer: OptimizerSettings,
+        activation_checkpointing: bool = False,
+        offload_activations: bool = False,
         head_chunk_tokens: int = HEAD_CHUNK_TOKENS,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = ChatTokenizer(folder)
         self._temperature = temperature
         self._head_chunk_tokens = head_chunk_tokens
+        self._checkpointing = (activation_checkpointing, offload_activations)
+        self._path = attention_path(self.device, getattr(torch, compute_dtype))
         self._max_grad_norm = optimizer.max_grad_norm
         self._master: Any = open_model(folder).to(self.device).eval()  # eval: no dropout, here and in generation
         check_forward(self._master, folder)
@@ -70,7 +77,13 @@ class TorchPolicy:
             self._master.requires_grad_(False)
             for compute, master in zip(self._computes, self._masters, strict=True):
                 compute.register_post_accumulate_grad_hook(_move_gradient_into(master))
-        self._head_VH = self._float32_head()
+        if self._path == "tree":
+            check_forward(self.model, folder, "tree")
+        self._head_VH: Tensor = self.model.get_output_embeddings().weight
+        # On a CPU the head's sums are float32 products: its weight is converted once per step, not once per row.
+        self._own_head = self.device.type == "cpu" and self.model is not self._master
+        if self._own_head:
+            self._head_VH = self._head_VH.detach().float().requires_grad_()
         self._optimizer = torch.optim.AdamW(
             self._masters,
             lr=learning_rate,
@@ -97,7 +110,7 @@ class TorchPolicy:
 
     def logprobs_and_entropy(self, rows: Sequence[PackedRow]) -> list[TokenScores]:
         """Scores of each row's tokens at the training temperature, without gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), attending(self.model, self._path):
             return [TokenScores(*self._score(row, self._hidden(row), self._temperature)) for row in rows]
 
     def step(self, rows: Sequence[PackedRow], advantages: Tensor, weights: LossWeights) -> StepStats:
@@ -117,11 +130,12 @@ class TorchPolicy:
         for master in self._masters:
             _grad(master).zero_()
         total, scores = 0.0, []
-        for index, row in enumerate(rows):
-            loss, row_scores = self._accumulate_row(row, advantages, weights, raw=index == 0)
-            total += loss
-            scores.append(row_scores)
-        if self._head_VH is not self._head_master and self._head_VH.grad is not None:
+        with attending(self.model, self._path), layers_checkpointed(self.model, *self._checkpointing):
+            for index, row in enumerate(rows):
+                loss, row_scores = self._accumulate_row(row, advantages, weights, raw=index == 0)
+                total += loss
+                scores.append(row_scores)
+        if self._own_head and self._head_VH.grad is not None:
             _grad(self._head_master).add_(self._head_VH.grad)
             self._head_VH.grad = None
         return total, scores
@@ -154,7 +168,7 @@ class TorchPolicy:
 
     def _hidden(self, row: PackedRow) -> Tensor:
         """Hidden states [N, H] that predict the row's scored tokens."""
-        output = self.model.base_model(**tree_inputs(row, self.device), use_cache=False)
+        output = self.model.base_model(**tree_inputs(row, self.device, self._path), use_cache=False)
         hidden_TH: Tensor = output.last_hidden_state[0]
         return hidden_TH[row.hidden_index_N.to(self.device)]
 
@@ -162,21 +176,13 @@ class TorchPolicy:
         targets_N = row.target_N.to(self.device)
         return token_logprobs_and_entropy(hidden_NH, self._head_VH, targets_N, temperature, self._head_chunk_tokens)
 
-    def _float32_head(self) -> Tensor:
-        """The LM head as the head's sums take it: the compute model's values, in float32, so that neither they nor
-        their gradient are converted row by row. With float32 compute it is the model's own tensor.
-        """
-        if self.model is self._master:
-            return self._head_master
-        head: Tensor = self.model.get_output_embeddings().weight.detach().float()
-        return head.requires_grad_()
-
     def _refresh_compute(self) -> None:
         if self.model is not self._master:
             with torch.no_grad():
                 for compute, master in zip(self._computes, self._masters, strict=True):
                     compute.copy_(master)
-                self._head_VH.copy_(self.model.get_output_embeddings().weight)
+                if self._own_head:
+                    self._head_VH.copy_(self.model.get_output_embeddings().weight)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights that engines load, in the compute type, by state-dict name; tied ones once."""

@@ -3,7 +3,7 @@
 Strictly on-policy: one optimizer step per batch, no KL term, constant learning rate (paper sections 2 and 4). The rollout
 source is handed in, so full-context answers and memory trajectories are trained by the same lines.
 
-Departure: after a crash the loop continues from its last checkpoint, with the rollouts that were already finished, and
+Departure: after a crash the loop continues from its last checkpoint, with the groups that were already finished, and
 arrives at the same weights as an unbroken run.
 """
 
@@ -13,27 +13,28 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stages.common.errors import LongfuseError
 from stages.common.metrics import Emit, StepMetrics
 from stages.common.records import Sample
-from stages.common.rollouts import RolloutGroup
 from stages.common.storage import write_jsonl
 from stages.engines.base import RolloutEngine
 from stages.rl.advantages import StdScope, compute_advantages
-from stages.rl.aepo import EntropyController, batch_entropy, keep_positives, negative_clipping_weights
+from stages.rl.aepo import EntropyController, batch_entropy
 from stages.rl.batch import Batch, TurnWeighting, overlong_penalty, turn_weights
 from stages.rl.checkpoint import Checkpoints
+from stages.rl.collect import collect_groups
 from stages.rl.config import RLSharedConfig
-from stages.rl.packing import PackedRow, pack_groups, to_grid
-from stages.rl.policy import LossWeights, Policy, StepStats, TokenScores
-from stages.rl.reporting import excerpt, peak_memory_gb, step_metrics
+from stages.rl.heldout import HeldOut
+from stages.rl.masking import kept_weights, needs_entropy_before_update, update_switch
+from stages.rl.packing import pack_groups, to_grid
+from stages.rl.policy import LossWeights, Policy, StepStats
+from stages.rl.reporting import excerpt, step_metrics
 from stages.rl.rollout import RolloutSource
 from stages.rl.sampler import TaskBalancedSampler
 
@@ -55,11 +56,13 @@ class Progress:
     """The loop's own state, part of every checkpoint.
 
     skipped: updates that were not finite. without_signal: updates in which every advantage was 0 (weight decay only).
+    switches: how often AEPO went on or off.
     """
 
     step: int = 0
     skipped: int = 0
     without_signal: int = 0
+    switches: int = 0
     prompts: int = 0
     tokens: int = 0
     previous_entropy: float | None = None
@@ -77,40 +80,34 @@ def train(
     checkpoints: Checkpoints,
     work_dir: Path,
     emit: Emit,
+    held_out: HeldOut | None = None,
+    first_process: bool = True,
 ) -> Progress:
     """Train for `plan.steps` updates, continuing from the last checkpoint if there is one.
 
-    work_dir receives `metrics.jsonl` and `excerpts/step-*.jsonl`. Raises LongfuseError if more than
+    work_dir receives `metrics.jsonl` and `excerpts/step-*.jsonl`. first_process: of those that train together; it alone
+    writes metrics. Raises LongfuseError if more than
     `max_skipped_steps` updates had a loss or gradient that is not finite.
     """
     sampler = TaskBalancedSampler([sample.task_type.value for sample in samples], shared.batch_size, seed)
     controller = EntropyController(shared.aepo.entropy_low, shared.aepo.entropy_high)
-    progress = Progress()
-    saved = checkpoints.latest()
-    if saved is not None:
-        policy.load_state_tensors(saved.tensors)
-        sampler.load_state_dict(saved.state["sampler"])
-        controller.load_state_dict(saved.state["controller"])
-        progress = Progress(**saved.state["progress"])
-        logger.info("continuing after %d of %d updates", progress.step, plan.steps)
-        del saved
+    progress = _resume(checkpoints, policy, sampler, controller)
     engine.load_weights(policy.named_tensors())
-    metrics = StepMetrics(work_dir / "metrics.jsonl", emit, keep_steps=progress.step)
+    metrics = StepMetrics(work_dir / "metrics.jsonl", emit, keep_steps=progress.step) if first_process else None
 
     for step in range(progress.step, plan.steps):
         times = {"step": time.perf_counter()}
 
-        # 1. Rollouts: finished ones of a killed run are taken as they are
-        finished = checkpoints.load_groups(step)
-        if finished is None:
+        # 1. Rollouts, each group on disk as it finishes: those of a killed run are taken as they are
+        finished = checkpoints.finished(step)
+        with checkpoints.saved_if_stopped(step, policy.state_tensors, _state(sampler, controller, progress)):
             engine.wake_up()
-            groups = roll_out(source, sampler, samples, shared, step, times)
+            evaluated = held_out.evaluate(step, finished) if held_out else {}
+            times["rollout"] = time.perf_counter()
+            groups, times["reward"] = collect_groups(source, sampler, samples, shared, step, finished)
+            times["rollout"] = time.perf_counter() - times["rollout"]
             engine.sleep()
-            checkpoints.save_groups(step, groups, sampler.state_dict())
-        else:
-            groups = finished[0]
-            sampler.load_state_dict(finished[1])
-        started = time.perf_counter()
+        times["train"] = time.perf_counter()
 
         # 2. Advantages, from rewards before any masking
         batch = Batch(groups)
@@ -121,44 +118,37 @@ def train(
 
         # 3. Entropy before the update, where someone needs it; AEPO's switch
         rows = pack_groups(groups, shared.max_row_tokens, trees_per_row=policy.trees_per_row)
-        scores: Sequence[TokenScores] | None = None
-        if (
-            shared.aepo.enabled and shared.aepo.entropy_source == "same_batch"
-        ) or shared.negative_clipping.level != "none":
+        entropy_BT: Tensor | None = None
+        if needs_entropy_before_update(shared):
             scores = policy.logprobs_and_entropy(rows)
-        masking = _update_switch(controller, shared, progress, batch, rows, scores)
+            entropy_BT = to_grid(rows, [score.entropy_N for score in scores], *batch.shape)
+        was_masking = controller.masking
+        masking = update_switch(controller, shared, batch, entropy_BT, progress.previous_entropy)
 
         # 4. One update
         weight_BT, tokens_per_group = turn_weights(batch, plan.turn_weighting)
-        weight_BT = weight_BT * _kept(shared, batch, rows, advantages_B, scores, masking)
-        stats = policy.step(
-            rows,
-            advantages_B,
-            LossWeights(weight_BT, batch.group_ids_B, tokens_per_group, len(groups), shared.denominator),
-        )
-        times["train"] = time.perf_counter() - started
-        entropy_BT = _entropy_grid(batch, rows, stats.scores)
+        weight_BT = weight_BT * kept_weights(shared, batch, advantages_B, entropy_BT, masking)
+        loss_weights = LossWeights(weight_BT, batch.group_ids_B, tokens_per_group, len(groups), shared.denominator)
+        stats = policy.step(rows, advantages_B, loss_weights)
+        times["train"] = time.perf_counter() - times["train"]
+        entropy_BT = to_grid(rows, [score.entropy_N for score in stats.scores], *batch.shape)
+        progress.switches += masking != was_masking
         _count(progress, batch, advantages_B, entropy_BT, stats, shared.max_skipped_steps)
 
         # 5. New weights into the engine; numbers out
-        started = time.perf_counter()
+        times["sync"] = time.perf_counter()
         engine.load_weights(policy.named_tensors())
-        times["sync"] = time.perf_counter() - started
+        times["sync"] = time.perf_counter() - times["sync"]
         times["step"] = time.perf_counter() - times["step"]
-        write_jsonl(work_dir / "excerpts" / f"step-{step:06d}.jsonl", excerpt(step, batch, advantages_B))
-        values = step_metrics(batch, rows, advantages_B, entropy_BT, stats, masking, times)
-        values |= {"progress/prompts": progress.prompts, "progress/tokens": progress.tokens}
-        values |= {"progress/skipped_steps": progress.skipped, "perf/peak_memory_gb": peak_memory_gb()}
-        metrics.log(step, values)
-        logger.info(
-            "step %d of %d: reward %.3f, loss %.4f, gradient norm %.3f, %.1f s",
-            step + 1,
-            plan.steps,
-            values["reward/mean"],
-            stats.loss,
-            stats.grad_norm,
-            times["step"],
-        )
+        if metrics is not None:
+            write_jsonl(work_dir / "excerpts" / f"step-{step:06d}.jsonl", excerpt(step, batch, advantages_B))
+            counters = {"aepo/switches": progress.switches, "progress/prompts": progress.prompts}
+            counters |= {"progress/tokens": progress.tokens, "progress/skipped_steps": progress.skipped}
+            values = step_metrics(batch, rows, advantages_B, weight_BT, entropy_BT, stats, masking, times)
+            metrics.log(step, values | counters | evaluated | source.reward.take_metrics())
+            message = "step %d of %d: reward %.3f, loss %.4f, gradient norm %.3f, %.1f s"
+            reward = values["reward/mean"]
+            logger.info(message, step + 1, plan.steps, reward, stats.loss, stats.grad_norm, times["step"])
 
         # 6. Save; after the last step the model itself is saved
         progress.step = step + 1
@@ -167,88 +157,22 @@ def train(
     return progress
 
 
-def roll_out(
-    source: RolloutSource,
-    sampler: TaskBalancedSampler,
-    samples: Sequence[Sample],
-    shared: RLSharedConfig,
-    step: int,
-    times: dict[str, float],
-) -> list[RolloutGroup]:
-    """The scored groups of one step, group ids 0..B-1.
-
-    Dynamic sampling replaces groups whose rewards are all equal by others of the same task, at most max_refills times;
-    what is still equal then stays.
-    """
-    started = time.perf_counter()
-    drawn = next(sampler)
-    groups = source([samples[i] for i in drawn], step)
-    times["reward"] = source.reward_seconds
-    for attempt in range(1, shared.max_refills + 1 if shared.dynamic_sampling else 1):
-        flat = [place for place, group in enumerate(groups) if len({r.reward for r in group.rollouts}) == 1]
-        if not flat:
-            break
-        for place in flat:
-            drawn[place] = sampler.draw(groups[place].task_type, 1, exclude=drawn)[0]
-        refilled = source([samples[drawn[place]] for place in flat], step, attempt)
-        times["reward"] += source.reward_seconds
-        for place, group in zip(flat, refilled, strict=True):
-            groups[place] = group
-        logger.info("step %d: %d groups had equal rewards and were drawn again", step + 1, len(flat))
-    times["rollout"] = time.perf_counter() - started
-    logprobs = (lp for g in groups for r in g.rollouts for segment in r.segments for lp in segment.logprobs)
-    if not all(map(math.isfinite, logprobs)):
-        raise LongfuseError(
-            "the engine returned log-probabilities that are not finite: the model's weights are broken."
-        )
-    return [replace(group, group_id=place) for place, group in enumerate(groups)]
+def _state(sampler: TaskBalancedSampler, controller: EntropyController, progress: Progress) -> dict[str, Any]:
+    return {"sampler": sampler.state_dict(), "controller": controller.state_dict(), "progress": vars(progress).copy()}
 
 
-def _update_switch(
-    controller: EntropyController,
-    shared: RLSharedConfig,
-    progress: Progress,
-    batch: Batch,
-    rows: Sequence[PackedRow],
-    scores: Sequence[TokenScores] | None,
-) -> bool:
-    """Whether this batch's negatives are masked."""
-    if not shared.aepo.enabled:
-        return False
-    entropy = progress.previous_entropy
-    if shared.aepo.entropy_source == "same_batch":
-        assert scores is not None
-        entropy = batch_entropy(_entropy_grid(batch, rows, scores), batch.mask_BT)
-    if entropy is None or math.isnan(entropy):
-        return controller.masking  # first batch; or a NaN, which the update will find, skip and count
-    return controller.update(entropy)
-
-
-def _kept(
-    shared: RLSharedConfig,
-    batch: Batch,
-    rows: Sequence[PackedRow],
-    advantages_B: Tensor,
-    scores: Sequence[TokenScores] | None,
-    masking: bool,
-) -> Tensor:
-    """Weights [B, 1] or [B, T] in {0, 1}: what overlong answers, AEPO and negative clipping leave."""
-    masked_B = batch.truncated_B if shared.overlong == "mask" else torch.zeros_like(batch.truncated_B)
-    kept_BT = (~masked_B).float()[:, None]
-    if masking:
-        kept_BT = kept_BT * keep_positives(advantages_B)[:, None]
-    clipping = shared.negative_clipping
-    if clipping.level != "none":
-        assert scores is not None
-        entropy_BT = _entropy_grid(batch, rows, scores)
-        kept_BT = kept_BT * negative_clipping_weights(
-            advantages_B, entropy_BT, batch.mask_BT, clipping.level, clipping.side, clipping.threshold
-        )
-    return kept_BT
-
-
-def _entropy_grid(batch: Batch, rows: Sequence[PackedRow], scores: Sequence[TokenScores]) -> Tensor:
-    return to_grid(rows, [score.entropy_N for score in scores], *batch.shape)
+def _resume(
+    checkpoints: Checkpoints, policy: Policy, sampler: TaskBalancedSampler, controller: EntropyController
+) -> Progress:
+    """Take up the newest usable checkpoint; from the start if there is none."""
+    saved = checkpoints.latest()
+    if saved is None:
+        return Progress()
+    policy.load_state_tensors(saved.tensors)
+    sampler.load_state_dict(saved.state["sampler"])
+    controller.load_state_dict(saved.state["controller"])
+    logger.info("continuing after %d updates", saved.step)
+    return Progress(**saved.state["progress"])
 
 
 def _count(
@@ -271,7 +195,3 @@ def _count(
             f"{progress.skipped} updates had a loss or gradient that is not finite, {max_skipped} are allowed "
             "(rl.shared.max_skipped_steps). Lower the stage's learning_rate, or set train.compute_dtype to float32."
         )
-
-
-def _state(sampler: TaskBalancedSampler, controller: EntropyController, progress: Progress) -> dict[str, Any]:
-    return {"sampler": sampler.state_dict(), "controller": controller.state_dict(), "progress": vars(progress).copy()}

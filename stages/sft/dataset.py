@@ -1,12 +1,13 @@
-"""Samples as supervised examples: the single-pass prompt, and the gold answer with the end token.
+"""Samples as supervised examples: the single-pass prompt, and the reasoning and gold answer with the end token.
 
-Loss is on the answer alone. The answer is written in the form that the prompt asks for (a list: items separated by
-semicolons). Departure: no reasoning is taught, since the samples' proofs are not written as text.
+Loss is on what follows the prompt alone. The answer is written in the form that the prompt asks for (a list: items
+separated by semicolons); reasoning, where there is any, stands in <think> tags before it (traces.py, teacher.py). Where
+the chat template opens <think> itself, the reasoning goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stages.common.prompts import full_context_messages, materialise_context
@@ -31,14 +32,30 @@ def answer_text(sample: Sample) -> str:
     return sample.answer if isinstance(sample.answer, str) else "; ".join(sample.answer)
 
 
+def response_text(sample: Sample, trace: str | None, reasoning_is_open: bool = False) -> str:
+    """What the model should write after the prompt."""
+    if trace is None and not reasoning_is_open:
+        return answer_text(sample)
+    opening = "" if reasoning_is_open else "<think>\n"
+    return f"{opening}{trace + chr(10) if trace else ''}</think>\n\n{answer_text(sample)}"
+
+
 def build_examples(
-    samples: Sequence[Sample], documents: DocumentStore, tokenizer: ChatTokenizer, max_tokens: int
+    samples: Sequence[Sample],
+    documents: DocumentStore,
+    tokenizer: ChatTokenizer,
+    max_tokens: int,
+    traces: Mapping[str, str] | None = None,
 ) -> tuple[list[Example], int]:
-    """Examples of at most `max_tokens` tokens (prompt plus answer), and how many samples were longer."""
+    """Examples of at most `max_tokens` tokens (prompt plus answer), and how many samples were longer.
+
+    traces: reasoning by sample id; samples without one are answered straight away.
+    """
     examples = []
     for sample in samples:
         prompt = tokenizer.encode_chat(full_context_messages(sample, materialise_context(sample, documents)))
-        answer = (*tokenizer.encode_text(answer_text(sample)), tokenizer.eos_id)
+        response = response_text(sample, (traces or {}).get(sample.id), tokenizer.opens_reasoning)
+        answer = (*tokenizer.encode_text(response), tokenizer.eos_id)
         if len(prompt) + len(answer) <= max_tokens:
             examples.append(Example(sample.id, sample.task_type.value, prompt, answer))
     return examples, len(samples) - len(examples)

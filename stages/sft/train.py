@@ -19,15 +19,12 @@ from stages.common.errors import LongfuseError
 from stages.common.metrics import Emit, StepMetrics
 from stages.rl.checkpoint import Checkpoints
 from stages.rl.packing import Branch, PackedRow, Tree, pack_trees
-from stages.rl.policy import LossWeights, StepStats
+from stages.rl.policy import LossWeights, Policy, StepStats
 from stages.rl.reporting import peak_memory_gb
-from stages.rl.torch_policy import TorchPolicy
 from stages.sft.config import SftConfig
 from stages.sft.dataset import Example, batch_indices
 
 logger = logging.getLogger(__name__)
-
-MAX_SKIPPED_STEPS = 3
 
 
 @dataclass
@@ -49,17 +46,18 @@ def learning_rate_at(step: int, config: SftConfig) -> float:
 
 def train(
     *,
-    policy: TorchPolicy,
+    policy: Policy,
     examples: Sequence[Example],
     config: SftConfig,
     seed: int,
     checkpoints: Checkpoints,
     work_dir: Path,
     emit: Emit,
+    first_process: bool = True,
 ) -> Progress:
     """Train for `config.steps` updates, continuing from the last checkpoint if there is one.
 
-    work_dir receives `metrics.jsonl`. Raises LongfuseError if more than MAX_SKIPPED_STEPS updates were not finite.
+    work_dir receives `metrics.jsonl`. first_process: of those that train together; it alone writes metrics. Raises LongfuseError if more than `max_skipped_steps` updates were not finite.
     """
     progress = Progress()
     saved = checkpoints.latest()
@@ -68,7 +66,7 @@ def train(
         progress = Progress(**saved.state["progress"])
         logger.info("continuing after %d of %d updates", progress.step, config.steps)
         del saved
-    metrics = StepMetrics(work_dir / "metrics.jsonl", emit, keep_steps=progress.step)
+    metrics = StepMetrics(work_dir / "metrics.jsonl", emit, keep_steps=progress.step) if first_process else None
     task_types = [example.task_type for example in examples]
 
     for step in range(progress.step, config.steps):
@@ -83,13 +81,14 @@ def train(
         if stats.skipped:
             progress.skipped += 1
             logger.warning("update skipped: loss %s, gradient norm %s", stats.loss, stats.grad_norm)
-        if progress.skipped > MAX_SKIPPED_STEPS:
+        if progress.skipped > config.max_skipped_steps:
             raise LongfuseError(
-                f"{progress.skipped} updates had a loss or gradient that is not finite. Lower sft.learning_rate, or set "
-                "train.compute_dtype to float32."
+                f"{progress.skipped} updates had a loss or gradient that is not finite, {config.max_skipped_steps} are "
+                "allowed (sft.max_skipped_steps). Lower sft.learning_rate, or set train.compute_dtype to float32."
             )
         values = step_metrics(step, config, stats, rows, progress, time.perf_counter() - started)
-        metrics.log(step, values)
+        if metrics is not None:
+            metrics.log(step, values)
         logger.info("step %d of %d: loss %.4f, %.1f s", step + 1, config.steps, _loss(stats), values["time/step_s"])
         progress.step = step + 1
         if progress.step % config.checkpoint_every_steps == 0 and progress.step < config.steps:
@@ -103,7 +102,7 @@ def answer_rows(batch: Sequence[Example], max_tokens: int, trees_per_row: int | 
     return pack_trees(trees, max_tokens, trees_per_row)
 
 
-def update(policy: TorchPolicy, batch: Sequence[Example], rows: Sequence[PackedRow]) -> StepStats:
+def update(policy: Policy, batch: Sequence[Example], rows: Sequence[PackedRow]) -> StepStats:
     """One optimizer step on the mean negative log-likelihood of the batch's answer tokens."""
     lengths = [len(example.answer_ids) for example in batch]
     weights = LossWeights(

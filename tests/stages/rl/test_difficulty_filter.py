@@ -5,6 +5,7 @@ import pytest
 from stages.common.errors import ConfigError
 from stages.common.rollouts import Rollout, RolloutGroup
 from stages.rl.filter import draw_balanced, measure, select
+from stages.rl.finished import FinishedGroups
 from tests.stages.rl.tiny_world import make_samples
 
 SAMPLES = make_samples(per_task=4)[1]  # 20 samples: 4 of each of 5 tasks
@@ -15,21 +16,21 @@ def ids_of(task: str) -> list[str]:
 
 
 def test_a_draw_takes_tasks_in_turn_and_no_sample_twice():
-    drawn = draw_balanced(SAMPLES, 12, seed=1)
+    drawn = draw_balanced(SAMPLES, 12, 1, "knob")
     counts = Counter(sample.task_type for sample in drawn)
     assert sorted(counts.values()) == [2, 2, 2, 3, 3]
     assert len({sample.id for sample in drawn}) == 12
-    assert draw_balanced(SAMPLES, 12, seed=1) == drawn
-    assert draw_balanced(SAMPLES, 12, seed=2) != drawn
+    assert draw_balanced(SAMPLES, 12, 1, "knob") == drawn
+    assert draw_balanced(SAMPLES, 12, 2, "knob") != drawn
 
 
 def test_a_draw_of_more_than_there_is_takes_all():
-    assert len(draw_balanced(SAMPLES, 1000, seed=1)) == 20
+    assert len(draw_balanced(SAMPLES, 1000, 1, "knob")) == 20
 
 
 def test_a_draw_smaller_than_the_number_of_tasks_names_the_knob():
-    with pytest.raises(ConfigError, match="filter_prompts"):
-        draw_balanced(SAMPLES, 4, seed=1)
+    with pytest.raises(ConfigError, match="the knob is 4"):
+        draw_balanced(SAMPLES, 4, 1, "the knob")
 
 
 def test_prompts_strictly_between_never_and_always_solved_are_kept_in_order():
@@ -51,17 +52,37 @@ def test_a_task_below_its_share_is_filled_up_with_what_is_closest_to_one_half():
     assert {i for i, reason in reasons.items() if reason == "fallback"} == {min(b, c, d), x, y}
 
 
-def test_measuring_averages_over_the_rollouts_of_each_prompt():
-    class Source:
-        reward_seconds = 0.0
+class Scripted:
+    """A rollout source whose last reward of a group is the step."""
 
-        def __call__(self, samples, step, attempt=0):
-            return [
-                RolloutGroup(
-                    s.id, s.task_type.value, place, tuple(Rollout((), "", reward) for reward in (0.0, 1.0, 1.0, step))
-                )
-                for place, s in enumerate(samples)
-            ]
+    reward_seconds = 0.0
 
-    means = measure(Source(), SAMPLES[:5], batch_prompts=3)
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.made = 0
+        self.stop_after = stop_after
+
+    def __call__(self, samples, step, attempt=0, *, places=None, on_group=None, turn_log=None):
+        groups = []
+        for place, s in zip(places, samples, strict=True):
+            if self.made == self.stop_after:
+                raise KeyboardInterrupt
+            self.made += 1
+            rollouts = tuple(Rollout((), "", reward) for reward in (0.0, 1.0, 1.0, step))
+            groups.append(RolloutGroup(s.id, s.task_type.value, place, rollouts))
+            on_group(groups[-1])
+        return groups
+
+
+def test_measuring_averages_over_the_rollouts_of_each_prompt(tmp_path):
+    means = measure(Scripted(), SAMPLES[:5], 3, FinishedGroups(tmp_path / "filter.jsonl", "run", 0))
     assert list(means.values()) == [0.5, 0.5, 0.5, 0.75, 0.75]
+
+
+def test_a_killed_filter_measures_the_rest_only(tmp_path):
+    path = tmp_path / "filter.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        measure(Scripted(stop_after=4), SAMPLES[:5], 3, FinishedGroups(path, "run", 0))
+    source = Scripted()
+    means = measure(source, SAMPLES[:5], 3, FinishedGroups(path, "run", 0))
+    assert source.made == 1
+    assert means == measure(Scripted(), SAMPLES[:5], 3, FinishedGroups(tmp_path / "other.jsonl", "run", 0))

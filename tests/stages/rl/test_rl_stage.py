@@ -12,10 +12,11 @@ from stages.common.storage import open_model_pointer, read_records, write_jsonl
 from stages.sft.config import SftStage
 from stages.sft.stage import run as run_sft
 from tests.stages.rl.tiny_world import TASKS, make_samples, write_model_folder
+from tests.train_settings import SFT, TRAIN
 
 PROFILES = Path(__file__).parents[3] / "flows" / "profiles"
 LENGTHS = {"max_input_tokens": 400, "max_output_tokens": 8}
-AGENT = {"chunk_tokens": 60, "memory_tokens": 16, "turn_tokens": 12, "answer_tokens": 8}
+AGENT = {"chunk_tokens": 60, "memory_tokens": 16, "turn_tokens": 12, "answer_tokens": 8, "prompt_order": "memory_first"}
 
 
 def merged(base: dict, changes: dict) -> dict:
@@ -54,13 +55,8 @@ def world(tmp_path_factory) -> dict[str, Path]:
     write_jsonl(root / "documents.jsonl", documents)
     write_jsonl(root / "sft.jsonl", taught)
     write_jsonl(root / "train.jsonl", asked)
-    settings = {
-        "enabled": True, "steps": 40, "batch_size": 5, "learning_rate": 1e-2, "warmup_steps": 2, "max_tokens": 512,
-        "checkpoint_every_steps": 100,
-    }  # fmt: skip
-    config = SftStage.model_validate(
-        {"sft": settings, "train": {"cpu_threads": 1, "compute_dtype": "float32"}, "seed": 1}
-    )
+    settings = SFT | {"steps": 40, "batch_size": 5, "learning_rate": 1e-2, "checkpoint_every_steps": 100}
+    config = SftStage.model_validate({"sft": settings, "train": TRAIN, "seed": 1})
     (root / "sft" / "data").mkdir(parents=True)
     inputs = {"base_model": root / "base", "samples": root / "sft.jsonl", "documents": root / "documents.jsonl"}
     run_sft(config, inputs, root / "sft" / "data", root / "state", lambda step, metrics: None)

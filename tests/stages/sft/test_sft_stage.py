@@ -15,20 +15,13 @@ from stages.sft.dataset import Example, answer_text, batch_indices, build_exampl
 from stages.sft.stage import run
 from stages.sft.train import answer_rows, learning_rate_at, train, update
 from tests.stages.rl.tiny_world import make_policy, make_samples, write_inputs, write_model_folder
+from tests.train_settings import SFT, TRAIN
 
-SETTINGS = {
-    "enabled": True,
-    "steps": 4,
-    "batch_size": 4,
-    "learning_rate": 1e-3,
-    "warmup_steps": 2,
-    "max_tokens": 512,
-    "checkpoint_every_steps": 1,
-}
+SETTINGS = SFT | {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every_steps": 1}
 
 
 def stage_config(compute_dtype: str = "float32", **changes) -> SftStage:
-    train_config = {"cpu_threads": 1, "compute_dtype": compute_dtype}
+    train_config = TRAIN | {"compute_dtype": compute_dtype}
     return SftStage.model_validate({"sft": SETTINGS | changes, "train": train_config, "seed": 3})
 
 
@@ -128,14 +121,22 @@ def test_the_gradient_is_that_of_the_mean_negative_log_likelihood_of_answer_toke
 
 def test_the_stage_lowers_the_loss_and_writes_its_files(world, tmp_path):
     counts = run_stage(world, tmp_path, stage_config(steps=12, learning_rate=5e-3))
-    assert counts == {"samples": 15, "too_long": 0, "updates": 12, "skipped_updates": 0, "answer_tokens": 12 * 4 * 32}
+    assert counts == {
+        "samples": 15, "too_long": 0, "teacher_traces": 0, "proof_traces": 0, "updates": 12, "skipped_updates": 0,
+        "answer_tokens": 12 * 4 * 32,
+    }  # fmt: skip
+    taught = read_metrics(tmp_path / "data" / "examples.jsonl")
+    assert len(taught) == 15
+    assert taught[0]["response"] == "a to z and 0 to 9, some letters"
     metrics = read_metrics(tmp_path / "data" / "metrics.jsonl")
     assert metrics[-1]["loss/sft"] < metrics[0]["loss/sft"] - 1
     assert not any(key.startswith(("time/", "perf/")) for line in metrics for key in line)
     model_dir = open_model_pointer(tmp_path / "data")
     assert model_dir == tmp_path / "data" / "model"
     assert AutoModelForCausalLM.from_pretrained(model_dir).dtype == torch.float32
-    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["metrics.jsonl", "model", "model.json"]
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [
+        "examples.jsonl", "metrics.jsonl", "model", "model.json",
+    ]  # fmt: skip
 
 
 class Killed(BaseException):
