@@ -13,7 +13,9 @@ cap is cut and says so; the plan has a cap too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 from stages.common.fitting import cut_to_tokens
 from stages.common.rollouts import Completion, GenerationRequest, Segment
@@ -23,13 +25,26 @@ from stages.common.tokens import Message
 from stages.engines.base import RolloutEngine
 from stages.memory.chunking import iter_chunks
 from stages.memory.parsing import parse_turn
-from stages.memory.prompts import answer_messages, defuse, update_messages
-from stages.memory.results import AgentResult, AgentTask, Document, Turn
+from stages.memory.prompts import PromptOrder, answer_messages, defuse, update_messages
+from stages.memory.results import AgentResult, AgentTask, Document, OnTurn, Turn
 from stages.memory.window import AgentLengths, check_window
 
 __all__ = ["AgentResult", "AgentTask", "MemoryAgent", "Turn"]
 
 CUT_NOTICE = " [memory cut]"
+
+Trajectory = Generator[GenerationRequest, Completion, AgentResult]
+Generate = Callable[[GenerationRequest], Awaitable[list[Completion]]]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A chunk as the model sees it, and where it stands in the document (characters)."""
+
+    text: str
+    start: int
+    end: int
+    tokens: int
 
 
 class MemoryAgent:
@@ -45,6 +60,8 @@ class MemoryAgent:
         temperature, top_p: sampling; 0 is greedy.
         seed: of the agent; every turn derives its own.
         format_instruction: how the answer is to be written; only the last prompt holds it.
+        prompt_order: memory_first as in the paper; section_first puts the section before memory and plan, so that all
+            trajectories of a document share every section's tokens.
 
     Raises InputError, with the numbers, if the lengths do not fit into the engine's window.
     """
@@ -62,6 +79,7 @@ class MemoryAgent:
         top_p: float = 0.95,
         seed: int = 0,
         format_instruction: str = "",
+        prompt_order: PromptOrder = "memory_first",
     ) -> None:
         self._engine = engine
         self._lengths = AgentLengths(
@@ -75,15 +93,16 @@ class MemoryAgent:
         self._top_p = top_p
         self._seed = seed
         self._format_instruction = format_instruction
+        self._prompt_order: PromptOrder = prompt_order
         check_window(self._lengths, engine, "", "")
 
-    def answer(self, question: str, document: Document) -> AgentResult:
+    def answer(self, question: str, document: Document, *, on_turn: OnTurn | None = None) -> AgentResult:
         """Read the document and answer. A document without text gives an answer from the empty memory, without turns.
 
-        document: the text, or a UTF-8 file.
+        document: the text, or a UTF-8 file of any size. on_turn: gets every turn before the next one is asked.
         Raises InputError if the question does not fit into the window or the document cannot be read.
         """
-        steps = self.trajectory(question, document, self._format_instruction, self._seed)
+        steps = self.trajectory(question, document, self._format_instruction, self._seed, on_turn=on_turn)
         request = next(steps)
         while True:
             (completion,) = self._engine.generate_all([request])[0]
@@ -92,9 +111,10 @@ class MemoryAgent:
             except StopIteration as finished:
                 return finished.value
 
-    async def answer_async(self, question: str, document: Document) -> AgentResult:
-        """`answer` as a coroutine: several of them share the engine's batches."""
-        return await self.finish(self.trajectory(question, document, self._format_instruction, self._seed))
+    async def answer_async(self, question: str, document: Document, *, on_turn: OnTurn | None = None) -> AgentResult:
+        """`answer` as a coroutine: several share the engine's batches, and a cancelled one takes its request back."""
+        steps = self.trajectory(question, document, self._format_instruction, self._seed, on_turn=on_turn)
+        return await self.finish(steps)
 
     def answer_all(self, tasks: Sequence[AgentTask]) -> list[AgentResult]:
         """Answers to several questions, each trajectory at its own pace, in the order of the tasks."""
@@ -110,20 +130,30 @@ class MemoryAgent:
         return asyncio.run(gather())
 
     async def finish(
-        self, steps: Generator[GenerationRequest, Completion, AgentResult], completion: Completion | None = None
+        self, steps: Trajectory, completion: Completion | None = None, generate: Generate | None = None
     ) -> AgentResult:
-        """Run a trajectory to its end; `completion` answers the request that it has yielded already, if any."""
+        """Run a trajectory to its end.
+
+        completion answers the request that it has yielded already, if any. generate: asks (default: the engine).
+        """
+        generate = generate or self._engine.generate
         try:
             request = next(steps) if completion is None else steps.send(completion)
             while True:
-                (completion,) = await self._engine.generate(request)
+                (completion,) = await generate(request)
                 request = steps.send(completion)
         except StopIteration as finished:
             return finished.value
 
     def trajectory(
-        self, question: str, document: Document, format_instruction: str, seed: int, keep_segments: bool = False
-    ) -> Generator[GenerationRequest, Completion, AgentResult]:
+        self,
+        question: str,
+        document: Document,
+        format_instruction: str,
+        seed: int,
+        keep_segments: bool = False,
+        on_turn: OnTurn | None = None,
+    ) -> Trajectory:
         """Yields a request per turn and one for the answer, is sent the completion of each, returns the result.
 
         keep_segments: also return all prompts and responses as ids, which takes O(document) memory.
@@ -136,15 +166,18 @@ class MemoryAgent:
         segments: list[Segment] = []
         prompt_tokens = response_tokens = 0
         for number, section in enumerate(self._sections(document), start=1):
-            messages = update_messages(question, memory, plan, section, number)
+            messages = update_messages(question, memory, plan, section.text, number, self._prompt_order)
             request = self._request(messages, self._lengths.turn, derive_seed(seed, "memory_turn", number))
+            asked = time.perf_counter()
             completion = yield request
             prompt_tokens += len(request.prompt_ids)
             response_tokens += len(completion.token_ids)
             if keep_segments:
                 segments.append(_segment(request, completion, is_answer=False))
-            turn = self._turn(number, memory, plan, completion)
+            turn = self._turn(number, section, memory, plan, request, completion, time.perf_counter() - asked)
             turns.append(turn)
+            if on_turn is not None:
+                on_turn(turn)
             memory, plan = turn.memory, turn.plan
         messages = answer_messages(question, memory, defuse(format_instruction))
         request = self._request(messages, self._lengths.answer, derive_seed(seed, "memory_answer"))
@@ -161,11 +194,20 @@ class MemoryAgent:
             segments=tuple(segments),
         )
 
-    def _turn(self, number: int, memory: str, plan: str, completion: Completion) -> Turn:
+    def _turn(
+        self,
+        number: int,
+        section: _Section,
+        memory: str,
+        plan: str,
+        request: GenerationRequest,
+        completion: Completion,
+        seconds: float,
+    ) -> Turn:
         """The state after a response: a new memory and plan, or the old ones if it does not parse."""
         response = self._engine.tokenizer.decode(completion.token_ids)
         parsed = parse_turn(response)
-        memory_cut = False
+        before, memory_cut = memory, False
         if parsed is not None:
             full = defuse(parsed.memory)
             memory = cut_to_tokens(full, self._lengths.memory, self._count, CUT_NOTICE)
@@ -179,18 +221,31 @@ class MemoryAgent:
             parsed=parsed is not None,
             truncated=completion.finish_reason == "length",
             memory_cut=memory_cut,
+            memory_before=before,
+            chunk_start=section.start,
+            chunk_end=section.end,
+            chunk_tokens=section.tokens,
+            prompt_tokens=len(request.prompt_ids),
+            response_tokens=len(completion.token_ids),
+            seconds=seconds,
         )
 
-    def _sections(self, document: Document) -> Iterator[str]:
+    def _sections(self, document: Document) -> Iterator[_Section]:
         """The document's chunks, defused, none longer than chunk_tokens; those without text are skipped."""
+        start = 0
         for chunk in iter_chunks(document, self._lengths.chunk, self._count):
-            if not chunk.strip():
-                continue
-            section = defuse(chunk)
-            if section == chunk or self._count(section) <= self._lengths.chunk:
-                yield section
-            else:  # a document full of our tags grows by defusing
-                yield from iter_chunks(section, self._lengths.chunk, self._count)
+            end = start + len(chunk)
+            if chunk.strip():
+                section = defuse(chunk)
+                tokens = self._count(section)
+                if section == chunk or tokens <= self._lengths.chunk:
+                    yield _Section(section, start, end, tokens)
+                else:  # a document full of our tags grows by defusing; no character is added, so places stay
+                    position = start
+                    for part in iter_chunks(section, self._lengths.chunk, self._count):
+                        yield _Section(part, position, position + len(part), self._count(part))
+                        position += len(part)
+            start = end
 
     def _request(self, messages: list[Message], max_tokens: int, seed: int) -> GenerationRequest:
         return GenerationRequest(

@@ -1,9 +1,9 @@
-"""Cuts a document of any size into chunks of at most N tokens, at line or sentence ends where it can.
+"""Cuts a document of any size into chunks of at most N tokens, at paragraph, line or sentence ends where it can.
 
 The paper cuts at exact token counts; a cut inside a line would show half a table row or half a sentence to a turn that
-cannot go back. So a chunk may be up to a quarter shorter than the limit if it then ends with a line, else with a
-sentence, else with a word. The chunks joined together are the document, character by character, and only one chunk
-is in memory when the document is a file.
+cannot go back. So a chunk may be up to a quarter shorter than the limit if it then ends with a paragraph or a top-level
+block of code, else with a line outside a table, else with any line, a sentence, a word. The chunks joined together are the
+document, character by character, and only one chunk is in memory when the document is a file.
 """
 
 from __future__ import annotations
@@ -65,14 +65,45 @@ def iter_chunks(document: str | Path, chunk_tokens: int, count_tokens: CountToke
 def _boundary(text: str, end: int) -> int:
     """The best place for a cut in the last quarter of text[:end]; `end` itself if there is none."""
     floor = int(end * _KEPT_SHARE)
-    line_end = text.rfind("\n", floor, end) + 1
-    if line_end > floor:
+    line_end = _line_boundary(text, floor, end)
+    if line_end is not None:
         return line_end
     for pattern in (_SENTENCE_END, _WORD_END):
         found = [match.end() for match in pattern.finditer(text, floor, end)]
         if found and not _joined(text[found[-1] - 1], text[found[-1] : found[-1] + 1]):
             return found[-1]
     return _cluster_start(text, end)
+
+
+def _line_boundary(text: str, floor: int, end: int) -> int | None:
+    """The last of the best line ends in text[floor:end]: see `_rank`. None if no line ends there."""
+    best, best_rank = None, 5
+    cut = text.rfind("\n", floor, end) + 1
+    while cut > floor:
+        rank = _rank(text, cut)
+        if rank < best_rank:
+            best, best_rank = cut, rank
+            if rank == 0:
+                break
+        cut = text.rfind("\n", floor, cut - 1) + 1
+    return best
+
+
+def _rank(text: str, cut: int) -> int:
+    """How much a cut behind a line's end parts; 0 is best.
+
+    0 a paragraph or a top-level block ends: a blank line before, no indented line after
+    1 a blank line before
+    2 no table goes on, no indented line follows
+    3 no table goes on
+    4 between two rows of a table
+    """
+    before = text[text.rfind("\n", 0, cut - 1) + 1 : cut - 1]
+    after = text[cut : cut + 1]
+    if before.lstrip().startswith("|") and after == "|":
+        return 4
+    blank, indented = not before.strip(), after in (" ", "\t")
+    return 2 * (not blank) + indented
 
 
 def _cluster_start(text: str, end: int) -> int:

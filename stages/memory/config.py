@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.common.config import Section
+from stages.memory.prompts import PromptOrder
 
 
 class MemoryAgentConfig(Section):
@@ -14,3 +15,6 @@ class MemoryAgentConfig(Section):
     memory_tokens: int = Field(ge=8, description="Cap on the stored memory.")
     turn_tokens: int = Field(ge=8, description="Cap on what a turn generates: reasoning, memory and plan.")
     answer_tokens: int = Field(ge=1, description="Cap on the final answer.")
+    prompt_order: PromptOrder = Field(
+        description="Memory and plan before the section (memory_first, the paper's) or behind it (section_first, so that a group shares it).",
+    )

@@ -8,8 +8,11 @@ between tags, our tags inside it are defused, and so are the marks of chat templ
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from stages.common.tokens import Message
+
+PromptOrder = Literal["memory_first", "section_first"]
 
 _TAG = re.compile(r"</?\s*(?:memory|plan|question|section)\b|<\|", re.IGNORECASE)
 
@@ -29,14 +32,16 @@ def defuse(text: str) -> str:
     return _TAG.sub(lambda match: match.group(0).replace("<", "‹"), text)
 
 
-def update_messages(question: str, memory: str, plan: str, section: str, number: int) -> list[Message]:
+def update_messages(
+    question: str, memory: str, plan: str, section: str, number: int, order: PromptOrder = "memory_first"
+) -> list[Message]:
     """The prompt of turn `number` (from 1). All texts but `number` are defused already."""
-    example = _state("Who owns the red key?", "", "", "Tom was late. The red key was found in the kitchen.", 1)
+    example = _state("Who owns the red key?", "", "", "Tom was late. The red key was found in the kitchen.", 1, order)
     return [
         {"role": "system", "content": _RULES},
         {"role": "user", "content": example},
         {"role": "assistant", "content": _EXAMPLE_RESPONSE},
-        {"role": "user", "content": _state(question, memory, plan, section, number)},
+        {"role": "user", "content": _state(question, memory, plan, section, number, order)},
     ]
 
 
@@ -52,10 +57,8 @@ def answer_messages(question: str, memory: str, format_instruction: str) -> list
     return [{"role": "user", "content": content.rstrip()}]
 
 
-def _state(question: str, memory: str, plan: str, section: str, number: int) -> str:
-    return (
-        f"<question>{question}</question>\n"
-        f"<memory>{memory or NOTHING_YET}</memory>\n"
-        f"<plan>{plan or NOTHING_YET}</plan>\n"
-        f'<section number="{number}">\n{section}\n</section>'
-    )
+def _state(question: str, memory: str, plan: str, section: str, number: int, order: PromptOrder) -> str:
+    asked = f"<question>{question}</question>\n"
+    known = f"<memory>{memory or NOTHING_YET}</memory>\n<plan>{plan or NOTHING_YET}</plan>"
+    read = f'<section number="{number}">\n{section}\n</section>'
+    return f"{asked}{known}\n{read}" if order == "memory_first" else f"{asked}{read}\n{known}"

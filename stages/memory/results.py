@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,11 @@ Document = str | Path
 
 @dataclass(frozen=True)
 class Turn:
-    """What one chunk did. `memory` and `plan` are those after the turn."""
+    """What one chunk did. `memory` and `plan` are those after the turn.
+
+    chunk_start, chunk_end: characters of the document. Token counts are of this turn's chunk, prompt and response.
+    seconds: from asking to the new memory; it waits for other requests of the engine's batch too.
+    """
 
     number: int  # from 1
     memory: str
@@ -21,6 +26,16 @@ class Turn:
     parsed: bool  # False: the old memory was kept
     truncated: bool  # the response ran into turn_tokens
     memory_cut: bool  # the memory was longer than memory_tokens
+    memory_before: str = ""
+    chunk_start: int = 0
+    chunk_end: int = 0
+    chunk_tokens: int = 0
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+
+OnTurn = Callable[[Turn], None]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """The memory agent as a rollout source for the training loop: G trajectories per prompt, K + 1 segments each.
 
 Each trajectory is a coroutine of its own: a short document does not wait for a long one, whatever asks at the same time
-shares the engine's batch. All G trajectories of a prompt begin with the same prompt (first chunk, empty memory), so it
-is asked once with n = G. The reward of the final answer is the trajectory's; advantages are the trainer's business.
+shares the engine's batch (on a CPU: one group at a time and turn by turn, see engines/groups.py). What a turn generated is
+kept, so that a half-read trajectory of a killed run continues from its last finished turn. All G trajectories of a prompt begin
+with the same prompt (first chunk, empty memory), so it is asked once with n = G. The reward of the final answer is the
+trajectory's; advantages are the trainer's business.
 """
 
 from __future__ import annotations
@@ -11,23 +13,27 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 from stages.common.prompts import answer_instruction, core_question, materialise_context
 from stages.common.records import Sample
-from stages.common.rollouts import Rollout, RolloutGroup
+from stages.common.rollouts import Completion, GenerationRequest, Rollout, RolloutGroup, TurnLog
 from stages.common.seeds import derive_seed
 from stages.common.storage import DocumentStore
 from stages.engines.base import RolloutEngine
-from stages.memory.agent import AgentResult, MemoryAgent
+from stages.engines.groups import OnGroup, Slot, make_groups, one_group_at_a_time
+from stages.memory.agent import AgentResult, MemoryAgent, Trajectory
 from stages.memory.config import MemoryAgentConfig
-from stages.rewards.hybrid import reward
+from stages.memory.kept_turns import KeptTurns
+from stages.rewards.hybrid import HybridReward
 
 
 class MemoryRolloutSource:
     """Reads each sample's context with the memory agent, G times (a RolloutSource, see stages/rl/rollout.py).
 
     reward_seconds: time spent on rewards in the last call.
-    Rollout.counters: turns, parse_failures, truncated_turns, memory_cuts.
+    Rollout.counters: turns, parse_failures, truncated_turns, memory_cuts; with a judge also judge_*.
     Raises InputError if the agent's lengths do not fit into the engine's window.
     """
 
@@ -41,6 +47,7 @@ class MemoryRolloutSource:
         temperature: float,
         top_p: float,
         seed: int,
+        reward: HybridReward | None = None,
     ) -> None:
         self._engine = engine
         self._documents = documents
@@ -52,43 +59,56 @@ class MemoryRolloutSource:
             agent.answer_tokens,
             temperature=temperature,
             top_p=top_p,
+            prompt_order=agent.prompt_order,
         )
         self._group_size = group_size
         self._seed = seed
+        self.reward = reward or HybridReward()
         self.reward_seconds = 0.0
 
-    def __call__(self, samples: Sequence[Sample], step: int, attempt: int = 0) -> list[RolloutGroup]:
-        """One group per sample, in order; `group_id` is the sample's place in `samples`."""
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        step: int,
+        attempt: int = 0,
+        *,
+        places: Sequence[int] | None = None,
+        on_group: OnGroup | None = None,
+        turn_log: TurnLog | None = None,
+    ) -> list[RolloutGroup]:
+        """One group per sample, in order; `places` are their group ids, `on_group` gets each as soon as it is scored.
 
-        async def gather() -> list[list[AgentResult]]:
-            return await asyncio.gather(
-                *(
-                    self._trajectories(
-                        sample, derive_seed(self._seed, "memory_rollout", step, attempt, place, sample.id)
-                    )
-                    for place, sample in enumerate(samples)
-                )
+        turn_log: turns that were finished before a stop are taken from it, new ones are added.
+        """
+        self.reward_seconds = 0.0
+        makers = [
+            partial(
+                self._group,
+                sample,
+                place,
+                derive_seed(self._seed, "memory_rollout", step, attempt, place, sample.id),
+                turn_log,
             )
-
-        results = asyncio.run(gather())
-        started = time.perf_counter()
-        groups = [
-            RolloutGroup(
-                sample_id=sample.id,
-                task_type=sample.task_type.value,
-                group_id=place,
-                rollouts=tuple(
-                    Rollout(result.segments, result.text, reward(sample, result.text), result.counters)
-                    for result in group
-                ),
-            )
-            for place, (sample, group) in enumerate(zip(samples, results, strict=True))
+            for place, sample in zip(places or range(len(samples)), samples, strict=True)
         ]
-        self.reward_seconds = time.perf_counter() - started
-        return groups
+        return make_groups(self._engine, makers, on_group)
 
-    async def _trajectories(self, sample: Sample, seed: int) -> list[AgentResult]:
-        """The G trajectories of one prompt."""
+    async def _group(self, sample: Sample, place: int, seed: int, turn_log: TurnLog | None, slot: Slot) -> RolloutGroup:
+        """G trajectories over one document, scored."""
+        kept = KeptTurns(turn_log, f"{place}/{sample.id}")
+        async with slot:
+            results = await self._trajectories(sample, seed, kept)
+        started = time.perf_counter()
+        scores = await self.reward.score(sample, [result.text for result in results])
+        rollouts = tuple(
+            Rollout(result.segments, result.text, scored.reward, result.counters | scored.counters)
+            for result, scored in zip(results, scores, strict=True)
+        )
+        self.reward_seconds += time.perf_counter() - started
+        return RolloutGroup(sample.id, sample.task_type.value, place, rollouts)
+
+    async def _trajectories(self, sample: Sample, seed: int, kept: KeptTurns) -> list[AgentResult]:
+        """The G trajectories of one prompt; those of a stopped run go on from their last finished turn."""
         document = materialise_context(sample, self._documents)
         steps = [
             self._agent.trajectory(
@@ -102,10 +122,37 @@ class MemoryRolloutSource:
         ]
         first = [next(trajectory) for trajectory in steps]
         assert all(request.prompt_ids == first[0].prompt_ids for request in first)
-        completions = await self._engine.generate(replace(first[0], n=self._group_size))
+        together = replace(first[0], n=self._group_size)
+        completions = await kept.turn("first", partial(self._engine.generate, together))
+        if one_group_at_a_time(self._engine):
+            return await self._in_step(steps, completions, kept)
         return await asyncio.gather(
             *(
-                self._agent.finish(trajectory, completion)
-                for trajectory, completion in zip(steps, completions, strict=True)
+                self._agent.finish(trajectory, completion, kept.asking(member, self._engine.generate))
+                for member, (trajectory, completion) in enumerate(zip(steps, completions, strict=True))
             )
         )
+
+    async def _in_step(
+        self, steps: Sequence[Trajectory], completions: Sequence[Completion], kept: KeptTurns
+    ) -> list[AgentResult]:
+        """Turn by turn for all at once: where a batch's shape decides the last bits, a turn is asked whole or not at all.
+
+        All trajectories read the same chunks, so none waits for another.
+        """
+        for number in count(1):
+            requests, results = [], []
+            for trajectory, completion in zip(steps, completions, strict=True):
+                try:
+                    requests.append(trajectory.send(completion))
+                except StopIteration as finished:
+                    results.append(finished.value)
+            if results:
+                assert not requests, "trajectories over one document have the same number of turns"
+                return results
+            completions = await kept.turn(f"all/{number}", partial(self._ask, requests))
+        raise AssertionError("unreachable")
+
+    async def _ask(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """One completion of each request, in one batch."""
+        return [answers[0] for answers in await asyncio.gather(*map(self._engine.generate, requests))]

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from itertools import takewhile
 
 import pytest
 
@@ -271,3 +272,53 @@ def test_the_longest_prompts_fit_into_the_smallest_window_that_is_accepted():
     with pytest.raises(InputError, match=f"needs {needed + 9} tokens"):
         agent_in(needed).answer("How long?", "x" * 640)
     assert len(agent_in(needed + 9).answer("How long?", "x" * 640).turns) == 10
+
+
+def test_turns_say_what_they_read_and_the_observer_sees_each_before_the_next_is_asked():
+    seen, script = [], Script("<memory>one</memory>", "no form", "<memory>two</memory>", "the answer")
+    agent = agent_of(script, chunk=32)
+
+    def watch(turn):
+        seen.append((turn, len(script.prompts)))
+
+    result = agent.answer("Q", RIVERS, on_turn=watch)
+    assert [turn for turn, _ in seen] == list(result.turns)
+    assert [asked for _, asked in seen] == [1, 2, 3]
+    assert "".join(RIVERS[turn.chunk_start : turn.chunk_end] for turn in result.turns) == RIVERS
+    assert [turn.chunk_tokens for turn in result.turns] == [turn.chunk_end - turn.chunk_start for turn in result.turns]
+    assert [turn.memory_before for turn in result.turns] == ["", "one", "one"]
+    assert [turn.memory for turn in result.turns] == ["one", "one", "two"]
+    assert sum(turn.prompt_tokens for turn in result.turns) < result.prompt_tokens
+    assert all(turn.response_tokens == len(turn.response) + 1 for turn in result.turns)  # the end token
+
+
+def test_section_first_lets_prompts_of_a_turn_share_all_but_memory_and_plan():
+    prompts = []
+    for memory in ("red", "blue"):
+        script = Script(f"<memory>{memory}</memory><plan>p</plan>", *["<memory>x</memory>"] * 2, "a")
+        agent_of(script, chunk=32, prompt_order="section_first").answer("Q", RIVERS)
+        prompts.append(script.prompts[1])
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False)))
+    assert shared.endswith("</section>\n<memory>")
+    assert prompts[0].removeprefix(shared) == "red</memory>\n<plan>p</plan>\n<assistant>\n"
+
+
+def test_a_cancelled_question_takes_its_request_back():
+    async def run():
+        started, release = asyncio.Event(), asyncio.Event()
+
+        class Slow(ScriptedEngine):
+            async def generate(self, request):
+                started.set()
+                await release.wait()
+                return await super().generate(request)
+
+        engine = Slow(lambda prompt, request, index: "never")
+        task = asyncio.ensure_future(MemoryAgent(engine, 32, 100, 200, 50).answer_async("Q", RIVERS))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return engine.requests
+
+    assert asyncio.run(run()) == []

@@ -142,3 +142,23 @@ def test_a_lone_surrogate_is_refused_with_its_place():
 def test_a_limit_below_one_is_refused():
     with pytest.raises(ValueError, match="chunk_tokens"):
         chunks_of("abc", 0)
+
+
+def test_a_paragraph_s_end_is_preferred_to_a_later_line_s_end():
+    text = "a" * 80 + "\n\n" + "b" * 8 + "\n" + "c" * 60
+    assert chunks_of(text, 100)[0] == "a" * 80 + "\n\n"
+
+
+def test_a_table_is_not_cut_where_a_line_before_it_ends_in_the_last_quarter():
+    rows = "".join(f"| {n} | x |\n" for n in range(10))
+    text = "w" * 89 + "\n" + rows
+    assert chunks_of(text, 110)[0] == "w" * 89 + "\n"
+    # A table that is longer than a chunk is cut between rows.
+    long = chunks_of("".join(f"| {n:04d} | value |\n" for n in range(40)), 100)
+    assert all(chunk.endswith("|\n") for chunk in long)
+
+
+def test_code_is_cut_before_a_top_level_definition():
+    text = "def first():\n" + "    a = 1\n" * 7 + "\n\n" + "def second():\n    b = 2\n\n    c = 3\n" + "    d = 4\n" * 9
+    first = chunks_of(text, len("def first():\n" + "    a = 1\n" * 7) + 24)[0]
+    assert first == "def first():\n" + "    a = 1\n" * 7 + "\n\n"

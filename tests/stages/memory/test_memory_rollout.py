@@ -9,7 +9,9 @@ from stages.engines.scripted_engine import ScriptedEngine
 from stages.memory.config import MemoryAgentConfig
 from stages.memory.rollout import MemoryRolloutSource
 
-LENGTHS = MemoryAgentConfig(chunk_tokens=64, memory_tokens=40, turn_tokens=80, answer_tokens=20)
+LENGTHS = MemoryAgentConfig(
+    chunk_tokens=64, memory_tokens=40, turn_tokens=80, answer_tokens=20, prompt_order="memory_first"
+)
 TEXT = "The river Elbe flows to the city of Hamburg in the north.\nThe river Rhine flows to Rotterdam.\n"
 
 
