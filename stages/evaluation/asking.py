@@ -1,142 +1,154 @@
-"""Asks questions in chunks and keeps what is answered, so that a crash costs one chunk at most.
+"""Asks what is planned and keeps every answer the moment it is there, so that a kill neither redoes nor loses a question.
 
-The chunks depend on the order of the questions alone: which questions share a batch (and so the last bits of their
-logits) is the same whether or not the stage was interrupted. A finished chunk is appended to a file in state_dir.
+    for unit in units:            one machine: the questions of a batch together, batches in order
+    for question in questions:    servers (vLLM, endpoints): all at once, at most `concurrent` under way
+
+What a server does wrong concerns one question: if it may be mended by waiting (rate limits, silence), the question stays
+unanswered and the next run asks it again; if not (nonsense, a refusal), that is the model's answer: a counted failure.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable, Sequence
-from itertools import groupby
-from pathlib import Path
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 
-from stages.common.prompts import answer_instruction, core_question
-from stages.common.rollouts import GenerationRequest
-from stages.common.seeds import derive_seed
-from stages.common.text import strip_reasoning
+from stages.common.chat import ChatFailedError, FailureReason
+from stages.common.chat_client import OpenAIChat
 from stages.engines.base import RolloutEngine
-from stages.evaluation.base import Prediction, Question, full_context_prompt
-from stages.evaluation.config import EvaluateSharedConfig
-from stages.evaluation.finished import FinishedChunks
-from stages.memory.agent import AgentTask, MemoryAgent
+from stages.engines.endpoint_engine import EndpointEngine, EndpointTokenizer
+from stages.evaluation.answering import answer_question
+from stages.evaluation.config import AskSettings
+from stages.evaluation.finished import Answer, FinishedAnswers
+from stages.evaluation.planning import Planned, units_of
 
-_log = logging.getLogger(__name__)
+OpenEngine = Callable[[], AbstractAsyncContextManager[RolloutEngine]]
+Progress = Callable[[Planned, list[Answer] | FailureReason], None]  # called for every question, kept ones too
 
-CHUNK_QUESTIONS = 32
 
-Progress = Callable[[int, list[Prediction]], None]  # (number of the chunk, predictions of all chunks so far)
+@dataclass(frozen=True)
+class Asked:
+    """answers: of each planned question, in order; None: unanswered, for the reason in `unanswered` (by position)."""
+
+    answers: list[list[Answer] | None]
+    unanswered: dict[int, FailureReason] = field(default_factory=dict)
+    asked_now: int = 0  # questions that were not kept already
 
 
 def ask_all(
-    engine_factory: Callable[[], RolloutEngine],
-    questions: Sequence[Question],
-    shared: EvaluateSharedConfig,
-    seed: int,
-    state_dir: Path,
+    open_engine: OpenEngine,
+    planned: Sequence[Planned],
+    settings: AskSettings,
+    finished: FinishedAnswers,
     progress: Progress,
-) -> list[Prediction]:
-    """Predictions of all questions, in order. The engine is made only if something is left to be asked."""
-    chunks = chunks_of(questions)
-    digest = _digest(questions, shared, seed)
-    finished = FinishedChunks(state_dir / "predictions.jsonl", digest, [len(chunk) for chunk in chunks])
-    predictions: list[Prediction] = []
-    engine: RolloutEngine | None = None
-    try:
-        for number, chunk in enumerate(chunks):
-            kept = finished.get(number)
-            if kept is None:
-                engine = engine or engine_factory()
-                kept = ask(engine, chunk, shared, seed)
-                finished.add(number, kept)
-            predictions += kept
-            _log.info("Asked %d of %d questions (%s)", len(predictions), len(questions), chunk[-1].benchmark)
-            progress(number, predictions)
-    finally:
-        if engine is not None:
-            engine.close()
-    return predictions
+    concurrent: int = 0,
+) -> Asked:
+    """Answers of all questions. The engine is made only if something is left to be asked.
 
-
-def chunks_of(questions: Sequence[Question]) -> list[list[Question]]:
-    """Consecutive questions of one mode, at most CHUNK_QUESTIONS together."""
-    chunks = []
-    for _, group in groupby(questions, key=lambda question: question.mode):
-        same_mode = list(group)
-        chunks += [same_mode[i : i + CHUNK_QUESTIONS] for i in range(0, len(same_mode), CHUNK_QUESTIONS)]
-    return chunks
-
-
-def ask(engine: RolloutEngine, chunk: Sequence[Question], shared: EvaluateSharedConfig, seed: int) -> list[Prediction]:
-    """Ask a chunk of one mode in one go.
-
-    Raises InputError if a question does not fit into max_input_tokens, or a prompt not into the model's window.
+    concurrent: questions under way at once, for engines whose requests do not share numerics; 0: batches in order.
+    Raises UserError for what concerns every question: a model that cannot be opened, a wrong key.
     """
-    seeds = [derive_seed(seed, "evaluate", q.benchmark, q.mode, q.sample.id) for q in chunk]
-    if chunk[0].mode == "agent":
-        return _ask_agent(engine, chunk, shared, seeds)
-    requests = [
-        GenerationRequest(
-            prompt_ids=full_context_prompt(
-                question.sample, question.context(), engine.tokenizer, shared.max_input_tokens
-            ),
-            max_tokens=shared.max_output_tokens,
-            temperature=shared.temperature,
-            top_p=shared.top_p,
-            seed=question_seed,
-        )
-        for question, question_seed in zip(chunk, seeds, strict=True)
-    ]
-    predictions = []
-    for question, request, completions in zip(chunk, requests, engine.generate_all(requests), strict=True):
-        (completion,) = completions
-        text = engine.tokenizer.decode(completion.token_ids)
-        predictions.append(_prediction(question, text, len(request.prompt_ids), len(completion.token_ids)))
-    return predictions
+    return asyncio.run(_ask_all(open_engine, planned, settings, finished, progress, concurrent))
 
 
-def _ask_agent(
-    engine: RolloutEngine, chunk: Sequence[Question], shared: EvaluateSharedConfig, seeds: Sequence[int]
-) -> list[Prediction]:
-    agent = MemoryAgent(
-        engine,
-        shared.agent.chunk_tokens,
-        shared.agent.memory_tokens,
-        shared.agent.turn_tokens,
-        shared.agent.answer_tokens,
-        temperature=shared.temperature,
-        top_p=shared.top_p,
-    )
-    tasks = [
-        AgentTask(core_question(q.sample), q.context(), answer_instruction(q.sample), question_seed)
-        for q, question_seed in zip(chunk, seeds, strict=True)
-    ]
-    return [
-        _prediction(question, result.text, result.prompt_tokens, result.response_tokens)
-        for question, result in zip(chunk, agent.answer_all(tasks), strict=True)
-    ]
+async def _ask_all(
+    open_engine: OpenEngine,
+    planned: Sequence[Planned],
+    settings: AskSettings,
+    finished: FinishedAnswers,
+    progress: Progress,
+    concurrent: int,
+) -> Asked:
+    left = [item for item in planned if finished.get(item) is None]
+    kept = [item for item in planned if finished.get(item) is not None]
+    for item in kept:
+        progress(item, finished.get(item) or [])
+    failed: dict[tuple[str, str, str], FailureReason] = {}
+
+    def done(items: Sequence[Planned], results: Sequence[list[Answer] | FailureReason]) -> None:
+        whole = [(item, result) for item, result in zip(items, results, strict=True) if isinstance(result, list)]
+        if whole:
+            finished.add(whole)
+        for item, result in zip(items, results, strict=True):
+            if not isinstance(result, list):
+                failed[item.key] = result
+            progress(item, result)
+
+    if left:
+        async with open_engine() as engine:
+            if concurrent:
+                await _side_by_side(engine, left, settings, done, concurrent)
+            else:
+                await _batch_by_batch(engine, units_of(planned, settings), finished, settings, done)
+    answers = [finished.get(item) for item in planned]
+    unanswered = {index: failed[item.key] for index, item in enumerate(planned) if answers[index] is None}
+    return Asked(answers, unanswered, len(left))
 
 
-def _prediction(question: Question, text: str, prompt_tokens: int, response_tokens: int) -> Prediction:
-    return Prediction(
-        benchmark=question.benchmark,
-        mode=question.mode,
-        sample_id=question.sample.id,
-        task_type=question.sample.task_type.value,
-        question=core_question(question.sample),
-        gold=question.sample.answer,
-        prediction=strip_reasoning(text),
-        score=question.score(text),
-        prompt_tokens=prompt_tokens,
-        response_tokens=response_tokens,
-        evidence_position=question.evidence_position,
-    )
+Done = Callable[[Sequence[Planned], Sequence[list[Answer] | FailureReason]], None]
 
 
-def _digest(questions: Sequence[Question], shared: EvaluateSharedConfig, seed: int) -> str:
-    """What the stored chunks answer: changes with the questions, their order, the settings and the chunk size."""
-    digest = hashlib.sha256(f"{CHUNK_QUESTIONS} {seed} {shared.model_dump_json()}".encode())
-    for question in questions:
-        digest.update(f"\n{question.benchmark} {question.mode} {question.sample.model_dump_json()}".encode())
-    return digest.hexdigest()
+async def _batch_by_batch(
+    engine: RolloutEngine,
+    units: Sequence[Sequence[Planned]],
+    finished: FinishedAnswers,
+    settings: AskSettings,
+    done: Done,
+) -> None:
+    """A unit's questions wait for the engine at the same time, so they share its batch."""
+    for unit in units:
+        left = [item for item in unit if finished.get(item) is None]
+        if left:
+            done(left, await asyncio.gather(*(_answers(engine, item, settings) for item in left)))
+
+
+async def _side_by_side(
+    engine: RolloutEngine, left: Sequence[Planned], settings: AskSettings, done: Done, concurrent: int
+) -> None:
+    """At most `concurrent` questions under way; each is kept when it is finished. The first error ends all."""
+    waiting = iter(left)
+
+    async def work() -> None:
+        for item in waiting:  # shared: every worker takes the next one
+            done([item], [await _answers(engine, item, settings)])
+
+    workers = [asyncio.create_task(work()) for _ in range(min(concurrent, len(left)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _answers(engine: RolloutEngine, item: Planned, settings: AskSettings) -> list[Answer] | FailureReason:
+    try:
+        return await answer_question(engine, item, settings)
+    except ChatFailedError as error:
+        return error.reason
+
+
+def closing(make: Callable[[], RolloutEngine]) -> OpenEngine:
+    """An engine that is made when it is needed and closed at the end."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[RolloutEngine]:
+        engine = make()
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    return opened
+
+
+def endpoint(chat: OpenAIChat, tokenizer: EndpointTokenizer, window_tokens: int) -> OpenEngine:
+    """An OpenAI-compatible endpoint in place of an engine; its client lives as long as the asking."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[RolloutEngine]:
+        async with chat:
+            yield EndpointEngine(chat, tokenizer, window_tokens)
+
+    return opened

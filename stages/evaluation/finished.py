@@ -1,73 +1,103 @@
-"""Chunks of predictions that are done, kept in state_dir so that a crash loses one chunk at most."""
+"""Answers that are finished, kept in the state folder the moment they are: a kill loses only what was being generated.
+
+One line per batch of questions that became finished together (one question, where each finishes by itself), appended in
+one write and synced. A torn last line is cut off; a line that is damaged is as if never written. One process at a time.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from stages.common.errors import InputError
+from stages.common.records import Record
+from stages.evaluation.planning import Key, Planned
 
-from stages.evaluation.base import Prediction
+_log = logging.getLogger(__name__)
 
 
-class FinishedChunks:
-    """Chunks that are done, in a JSONL file: one line per chunk, the first line names the questions.
+class Answer(Record):
+    """One sample as the model gave it, before any scoring."""
 
-    A file of other questions, or the torn end of one, is discarded.
-    """
+    text: str
+    failure: str | None = None  # why there is no answer
+    finish_reason: Literal["stop", "length"] | None = None
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    context_tokens: int | None = None
+    context_cut: bool = False
+    turns: int = 0
 
-    def __init__(self, path: Path, digest: str, sizes: Sequence[int]) -> None:
+
+class FinishedAnswers:
+    """The answers in a file. Use it in `with`; InputError if another process has the file."""
+
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._chunks: list[list[Prediction]] = []
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        if lines and _parsed(lines[0]) == {"questions": digest}:
-            for line, size in zip(lines[1:], sizes, strict=False):
-                chunk = _chunk(line)
-                if chunk is None or len(chunk) != size:
-                    break
-                self._chunks.append(chunk)
-            whole = b"".join(lines[: 1 + len(self._chunks)])
-        else:
-            whole = json.dumps({"questions": digest}).encode() + b"\n"
-        self._write(whole, "wb")
+        self._answers: dict[tuple[Key, str], list[Answer]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise InputError(
+                f"another evaluation is writing {path}. Wait for it, or give another output folder (--out)."
+            ) from None
+        self._read()
 
-    def get(self, number: int) -> list[Prediction] | None:
-        """The predictions of chunk `number` if it is done."""
-        return self._chunks[number] if number < len(self._chunks) else None
+    def __enter__(self) -> FinishedAnswers:
+        return self
 
-    def add(self, number: int, predictions: list[Prediction]) -> None:
-        """Append the next chunk."""
-        assert number == len(self._chunks), "chunks are finished in order"
-        self._chunks.append(predictions)
-        line = json.dumps([prediction.model_dump(mode="json") for prediction in predictions], ensure_ascii=False)
-        self._write(line.encode() + b"\n", "ab")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()  # gives the lock back
 
-    def _write(self, data: bytes, mode: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open(mode) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    def get(self, planned: Planned) -> list[Answer] | None:
+        """The answers of a question, if it is finished and was the same question."""
+        return self._answers.get((planned.key, planned.content))
 
+    def add(self, finished: Sequence[tuple[Planned, list[Answer]]]) -> None:
+        """Append questions that became finished together."""
+        line = json.dumps(
+            [
+                {
+                    "key": planned.key,
+                    "content": planned.content,
+                    "answers": [a.model_dump(mode="json") for a in answers],
+                }
+                for planned, answers in finished
+            ]
+        )  # ASCII: lone surrogates of a reply survive
+        self._file.write(line.encode("ascii") + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for planned, answers in finished:
+            self._answers[planned.key, planned.content] = answers
 
-def _parsed(line: bytes) -> Any:
-    """A whole line as JSON; None if it is torn."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+    def _read(self) -> None:
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break  # torn by a kill
+            whole += len(line)
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError):  # ValidationError is a ValueError
+                _log.warning("%s: a damaged line is skipped, its questions are asked again", self._path)
+        self._file.truncate(whole)
+        self._file.seek(0, os.SEEK_END)
 
-
-def _chunk(line: bytes) -> list[Prediction] | None:
-    value = _parsed(line)
-    if not isinstance(value, list):
-        return None
-    try:
-        return [Prediction.model_validate(item) for item in value]
-    except ValidationError:
-        return None
+    def _take(self, line: Any) -> None:
+        for entry in line:
+            benchmark, mode, name = entry["key"]
+            answers = [Answer.model_validate(answer) for answer in entry["answers"]]
+            self._answers[(str(benchmark), str(mode), str(name)), str(entry["content"])] = answers

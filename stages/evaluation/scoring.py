@@ -1,89 +1,137 @@
-"""Scores of a benchmark with 95 % intervals.
+"""Scoring rules of the published benchmarks: pure functions of a response to [0, 1].
 
-Wilson's interval for scores that are 0 or 1. For ratios a seeded percentile bootstrap, but Wilson's with the mean in
-place of the share where there are fewer than 10 scores or all are equal: a bootstrap would be too narrow (of one
-score, a point), and since a score in [0, 1] varies at most as much as a 0/1 score of the same mean, Wilson's is on the
-safe side. Each row of scores.json says which was used.
+As published, with these departures, all against answers that say nothing: an empty response scores 0 everywhere; cover
+exact match looks at the final answer without the repeated question and gives 0 to one that is 100 words longer than the
+gold answer, so that copying the context earns nothing.
 """
 
 from __future__ import annotations
 
-import math
+import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-import numpy as np
+from stages.common.text import final_answer
+from stages.rewards.hybrid import MAX_EXTRA_WORDS, without_question
+from stages.rewards.rules import cover_exact_match, normalise
 
-from stages.common.seeds import derive_seed
-from stages.evaluation.base import Prediction, Question
-
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
-_RESAMPLES = 2000
-_MIN_FOR_BOOTSTRAP = 10
-
-
-class Interval(NamedTuple):
-    """A 95 % interval and how it was made."""
-
-    low: float
-    high: float
-    kind: str
+_INTEGER = re.compile(r"\d+")
+_LONGBENCH_V2 = (re.compile(r"The correct answer is \(([A-D])\)"), re.compile(r"The correct answer is ([A-D])"))
+_MMLU_PRO = (re.compile(r"answer is \(?([A-J])\)?"), re.compile(r".*[aA]nswer:\s*([A-J])", re.DOTALL))
+_LONE_LETTER = re.compile(r"\b[A-J]\b")
+_MAX_ROUGE_TOKENS = 2_000
 
 
-def wilson(mean: float, n: int) -> Interval:
-    """Wilson's score interval (1927) of a share.
+def covers(response: str, golds: Sequence[str], question: str) -> float:
+    """Cover exact match, strict form, the best of the gold answers (paper, section 5)."""
+    prediction = without_question(final_answer(response), question)
+    words = len(normalise(prediction).split())
+    fitting = [gold for gold in golds if words <= len(normalise(gold).split()) + MAX_EXTRA_WORDS]
+    return max((cover_exact_match(prediction, gold) for gold in fitting), default=0.0)
 
-    >>> [round(x, 4) for x in wilson(0.5, 10)[:2]]
-    [0.2366, 0.7634]
+
+def exact_match(response: str, golds: Sequence[str]) -> float:
+    """1 if the normalised final answer is a normalised gold answer (SQuAD, HotpotQA, MuSiQue)."""
+    prediction = normalise(final_answer(response))
+    return float(bool(prediction) and any(prediction == normalise(gold) for gold in golds))
+
+
+def token_f1(response: str, golds: Sequence[str]) -> float:
+    """F1 of the bags of normalised tokens, the best of the gold answers (SQuAD, LongBench v1)."""
+    return max((_f1(normalise(response).split(), normalise(gold).split()) for gold in golds), default=0.0)
+
+
+def hotpot_f1(response: str, golds: Sequence[str]) -> float:
+    """token_f1, but yes, no and "noanswer" must match exactly (HotpotQA)."""
+    prediction = normalise(response)
+    special = {"yes", "no", "noanswer"}
+    fitting = [gold for gold in golds if prediction == normalise(gold) or not {prediction, normalise(gold)} & special]
+    return token_f1(response, fitting)
+
+
+def _f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
+    common = sum((Counter(prediction) & Counter(gold)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(prediction), common / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+def rouge_l(response: str, golds: Sequence[str]) -> float:
+    """ROUGE-L F1 on blank-separated lower-case tokens, the best of the gold texts (LongBench v1 summaries)."""
+    tokens = response.lower().split()[:_MAX_ROUGE_TOKENS]
+    return max((_rouge_l(tokens, gold.lower().split()[:_MAX_ROUGE_TOKENS]) for gold in golds), default=0.0)
+
+
+def _rouge_l(left: Sequence[str], right: Sequence[str]) -> float:
+    if not left or not right:
+        return 0.0
+    row = [0] * (len(right) + 1)  # longest common subsequence, one row at a time
+    for word in left:
+        diagonal = 0
+        for column, other in enumerate(right, start=1):
+            above = row[column]
+            row[column] = diagonal + 1 if word == other else max(above, row[column - 1])
+            diagonal = above
+    common = row[-1]
+    return 0.0 if common == 0 else 2 * common / (len(left) + len(right))
+
+
+def integer_share(response: str, gold: str) -> float:
+    """Share of the integers in the response that are the gold one (LongBench v1 retrieval and count): extra ones cost.
+
+    >>> integer_share("Paragraph 3, or 4", "Paragraph 3")
+    0.5
     """
-    square = _Z * _Z
-    centre = (mean + square / (2 * n)) / (1 + square / n)
-    half = _Z * math.sqrt(mean * (1 - mean) / n + square / (4 * n * n)) / (1 + square / n)
-    # At shares of 0 and 1 one limit is 0 or 1 exactly; floats miss it by 1e-17.
-    low = 0.0 if mean == 0 else max(0.0, centre - half)
-    high = 1.0 if mean == 1 else min(1.0, centre + half)
-    return Interval(low, high, "wilson")
+    numbers, wanted = _INTEGER.findall(response), _INTEGER.findall(gold)
+    return sum(number == wanted[0] for number in numbers) / len(numbers) if numbers and wanted else 0.0
 
 
-def bootstrap(scores: Sequence[float], seed: int) -> Interval:
-    """Percentile bootstrap of the mean, 2,000 resamples; equal seeds give equal intervals."""
-    values = np.asarray(scores, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = [generator.choice(values, size=len(values)).mean() for _ in range(_RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(low), float(high), "bootstrap")
+def longbench_v2_letter(response: str, gold: str) -> float:
+    """The first "The correct answer is (X)", else without brackets; case-sensitive, no match is wrong."""
+    text = response.replace("*", "")
+    found = next((match for pattern in _LONGBENCH_V2 if (match := pattern.search(text))), None)
+    return float(found is not None and found[1] == gold)
 
 
-def interval(scores: Sequence[float], seed: int) -> Interval:
-    """The interval that fits the scores."""
-    mean = math.fsum(scores) / len(scores)
-    is_binary = all(score in (0.0, 1.0) for score in scores)
-    if is_binary or len(scores) < _MIN_FOR_BOOTSTRAP or len(set(scores)) == 1:
-        return wilson(mean, len(scores))
-    return bootstrap(scores, seed)
+def mmlu_pro_letter(response: str, gold: str, question: str = "") -> float:
+    """The letter after "answer is", else after the last "Answer:", else the last lone capital A to J.
+
+    question: cut out where the response repeats it, since its options end with a lone capital.
+    """
+    response = without_question(response, question)
+    found = next((match[1] for pattern in _MMLU_PRO if (match := pattern.search(response))), None)
+    if found is None:
+        lone = _LONE_LETTER.findall(response)
+        found = lone[-1] if lone else None
+    return float(found == gold)
 
 
-def score_rows(questions: Sequence[Question], predictions: Sequence[Prediction], seed: int) -> list[dict[str, Any]]:
-    """One row per benchmark and mode, in the order in which they were asked."""
-    scores: dict[tuple[str, str], list[float]] = {}
-    metrics: dict[tuple[str, str], str] = {}
-    for question, prediction in zip(questions, predictions, strict=True):
-        key = (question.benchmark, question.mode)
-        scores.setdefault(key, []).append(prediction.score)
-        metrics[key] = question.metric
-    rows = []
-    for (benchmark, mode), values in scores.items():
-        low, high, kind = interval(values, derive_seed(seed, "bootstrap", benchmark, mode))
-        rows.append(
-            {
-                "benchmark": benchmark,
-                "mode": mode,
-                "metric": metrics[benchmark, mode],
-                "n": len(values),
-                "mean": math.fsum(values) / len(values),
-                "ci_low": low,
-                "ci_high": high,
-                "interval": kind,
-            }
-        )
-    return rows
+def babilong_label(response: str, target: str, labels: Sequence[str], question: str) -> float:
+    """The task's labels in the first sentence, less those that the question names, are exactly the target's.
+
+    >>> babilong_label("The kitchen. Or the garden.", "kitchen", ["kitchen", "garden"], "Where is Mary?")
+    1.0
+    """
+    first, asked = response.lower().split(".")[0], question.lower()
+    wanted = {part.strip().lower() for part in target.split(",")}
+    found = {label.lower() for label in labels if re.search(rf"\b{re.escape(label.lower())}\b", first)}
+    named = {label.lower() for label in labels if re.search(rf"\b{re.escape(label.lower())}\b", asked)}
+    return float(bool(found - named) and found - named == wanted)
+
+
+def bfcl_memory(response: str, golds: Sequence[str]) -> float:
+    """Any possible answer, bounded by word boundaries, after removing , . / - _ * ^ ( ) and lower-casing."""
+    text = _bfcl(response)
+    return float(any(gold and re.search(rf"\b{re.escape(gold)}\b", text) for gold in map(_bfcl, golds)))
+
+
+def _bfcl(text: str) -> str:
+    return re.sub(r"[,./\-_*^()]", "", text).lower().replace("'", '"')
+
+
+def true_or_false(response: str, gold: str) -> float:
+    """The last TRUE or FALSE of the response is the gold one (NoCha); a last line with both is no answer."""
+    lines = [line for line in response.lower().splitlines() if re.search(r"\b(?:true|false)\b", line)]
+    found = set(re.findall(r"\b(true|false)\b", lines[-1])) if lines else set()
+    return float(found == {gold.lower()})

@@ -1,29 +1,29 @@
-"""Hugging Face checkpoints read and written one tensor at a time (safetensors, one file or shards with an index).
+"""Hugging Face checkpoints read a block at a time: safetensors, one file or shards with an index.
 
-The writer lays the file out by hand (8 bytes of header length, a JSON header, raw bytes), because the library's own
-writer wants all tensors of a shard in memory at once.
+The headers are read here rather than by the library, because its reader maps whole files: mapped pages count as resident
+memory, and its tensors cannot be read in parts. A file is 8 bytes of header length, a JSON header, raw bytes.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stages.common.errors import InputError
-from stages.common.storage import read_json, write_json
+from stages.common.storage import read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_DTYPE_CODES = {
+DTYPE_CODES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -35,156 +35,127 @@ _DTYPE_CODES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_DTYPES = {code: dtype for dtype, code in _DTYPE_CODES.items()}
+_DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie."""
+
+    path: Path
+    offset: int  # bytes from the start of the file
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
 
 
 class Checkpoint:
-    """The tensors of a model folder by name; reads one at a time.
+    """The tensors of a model folder by name. Holds no open file, so threads may share it.
 
     Raises InputError if there are no safetensors, a shard is missing, or a file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _weight_map(folder)
-        self._open_path: Path | None = None
-        self._open_file: Any = None
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, torch.dtype] = {}
-        for name in self._files:
-            part = self._reader(name).get_slice(name)
-            code = str(part.get_dtype())
-            if code not in _DTYPES:
-                raise InputError(f"{self._files[name]}: tensor {name} has type {code}, which cannot be merged.")
-            self.shapes[name] = tuple(part.get_shape())
-            self.dtypes[name] = _DTYPES[code]
+        self._places = _places(folder)
 
     @property
     def names(self) -> list[str]:
-        """Tensor names, in the order of the files."""
-        return list(self._files)
+        """Tensor names, in the order of the files, then of the names."""
+        return list(self._places)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __getitem__(self, name: str) -> Place:
+        return self._places[name]
 
     def forget(self, name: str) -> None:
         """Leave a tensor out (the second name of a tied weight)."""
-        del self._files[name], self.shapes[name], self.dtypes[name]
+        del self._places[name]
 
-    def read(self, name: str) -> Tensor:
-        """The tensor of that name."""
-        tensor: Tensor = self._reader(name).get_tensor(name)
-        return tensor
+    def read(self, name: str, block: slice | None = None, into: Tensor | None = None) -> Tensor:
+        """Elements of a tensor, flat, in the order of the file; all of them without a block.
 
-    def _reader(self, name: str) -> safe_open:
-        # One file stays open: names come in file order, so each file is opened once per pass.
-        path = self._files[name]
-        if path != self._open_path:
-            try:
-                self._open_file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} cannot be read as safetensors ({error}). Make the model again.") from None
-            self._open_path = path
-        keys = set(self._open_file.keys())
-        if name not in keys:
-            raise InputError(f"{path} holds no tensor {name}, although {INDEX_FILE} says so. Make the model again.")
-        return self._open_file
+        into: bytes (uint8) that take them, at least as many as they need.
+
+        Raises InputError if the file became shorter since it was opened.
+        """
+        place = self._places[name]
+        start, stop = (0, place.count) if block is None else (block.start, block.stop)
+        size = (stop - start) * place.dtype.itemsize
+        values = torch.empty(size, dtype=torch.uint8) if into is None else into[:size]
+        if not size:
+            return values.view(place.dtype)
+        left = memoryview(values.numpy().data)
+        offset = place.offset + start * place.dtype.itemsize
+        with place.path.open("rb", buffering=0) as file:
+            while left:
+                got = os.preadv(file.fileno(), [left], offset)
+                if got == 0:
+                    raise InputError(f"{place.path} became shorter while it was read. Make the model again.")
+                left, offset = left[got:], offset + got
+        return values.view(place.dtype)
 
 
-def _weight_map(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, in file order."""
+def _places(folder: Path) -> dict[str, Place]:
+    """Every tensor, in file order."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder. Give the folder of a saved model.")
     index, single = folder / INDEX_FILE, folder / SINGLE_FILE
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise InputError(f"{index} has no weight_map. Make the model again.")
-        missing = sorted({file for file in weight_map.values() if not (folder / file).is_file()})
-        if missing:
-            raise InputError(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names. Make the model again.")
-        return {name: folder / file for name, file in sorted(weight_map.items(), key=lambda item: (item[1], item[0]))}
+        return _indexed(folder, read_json(index))
     if single.is_file():
-        try:
-            with safe_open(single, framework="pt") as file:
-                return dict.fromkeys(sorted(file.keys()), single)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{single} cannot be read as safetensors ({error}). Make the model again.") from None
+        return dict(sorted(_header(single).items()))
     raise InputError(f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}: only safetensors can be merged.")
 
 
-def write_checkpoint(
-    folder: Path,
-    tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-    make: Callable[[str], Tensor],
-    max_shard_bytes: int,
-) -> list[Path]:
-    """Write tensors as transformers does: one file, or shards of at most `max_shard_bytes` and an index.
-
-    Args:
-        folder: exists.
-        tensors: name -> (shape, dtype) of everything that will be written.
-        make: called once per name, in the order written; the only tensor in memory is the one it returns.
-        max_shard_bytes: a single tensor above it gets a shard of its own.
-    """
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, (shape, dtype) in tensors.items():
-        size = _size_bytes(shape, dtype)
-        if shards[-1] and filled + size > max_shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    if len(shards) == 1:
-        _write_file(folder / SINGLE_FILE, {name: tensors[name] for name in shards[0]}, make)
-        return [folder / SINGLE_FILE]
-    paths = [folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    for path, names in zip(paths, shards, strict=True):
-        _write_file(path, {name: tensors[name] for name in names}, make)
-    write_json(
-        folder / INDEX_FILE,
-        {
-            "metadata": {"total_size": sum(_size_bytes(*spec) for spec in tensors.values())},
-            "weight_map": {name: path.name for path, names in zip(paths, shards, strict=True) for name in names},
-        },
-    )
-    return paths
+def _indexed(folder: Path, index: Any) -> dict[str, Place]:
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{folder / INDEX_FILE} has no weight_map. Make the model again.")
+    files = sorted(set(weight_map.values()))
+    if outside := [file for file in files if Path(file).name != file]:
+        raise InputError(f"{folder / INDEX_FILE} names {outside[0]}, which is no file of this folder.")
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise InputError(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names. Make the model again.")
+    headers = {file: _header(folder / file) for file in files}
+    places = {}
+    for name, file in sorted(weight_map.items(), key=lambda item: (item[1], item[0])):
+        if name not in headers[file]:
+            raise InputError(
+                f"{folder / file} holds no tensor {name}, although {INDEX_FILE} says so. Make the model again."
+            )
+        places[name] = headers[file][name]
+    return places
 
 
-def _write_file(
-    path: Path, tensors: Mapping[str, tuple[tuple[int, ...], torch.dtype]], make: Callable[[str], Tensor]
-) -> None:
-    """One safetensors file, byte for byte as the library writes it, one tensor in memory at a time."""
-    # The library sorts by width of the type, widest first, then by name.
-    names = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in names:
-        shape, dtype = tensors[name]
-        end = offset + _size_bytes(shape, dtype)
-        header[name] = {"dtype": _DTYPE_CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)))
-        file.write(encoded)
-        for name in names:
-            _write_tensor(file, name, make(name), tensors[name])
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _header(path: Path) -> dict[str, Place]:
+    """The tensors of one file; every offset is checked against its length."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        try:
+            header = json.loads(file.read(length) if length <= size - 8 else b"")
+            header.pop("__metadata__", None)
+            return {name: _place(path, 8 + length, size, value) for name, value in header.items()}
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path} cannot be read as safetensors ({error}). Make the model again.") from None
 
 
-def _write_tensor(file: BinaryIO, name: str, tensor: Tensor, spec: tuple[Sequence[int], torch.dtype]) -> None:
-    shape, dtype = spec
-    assert tuple(tensor.shape) == tuple(shape), name
-    assert tensor.dtype == dtype, name
-    if tensor.numel():
-        file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _size_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count * dtype.itemsize
+def _place(path: Path, data: int, size: int, value: dict[str, Any]) -> Place:
+    if value["dtype"] not in _DTYPES:
+        raise InputError(f"{path}: a tensor has type {value['dtype']}, which cannot be merged. Save it as bfloat16.")
+    begin, end = value["data_offsets"]
+    place = Place(path, data + begin, tuple(value["shape"]), _DTYPES[value["dtype"]])
+    if end - begin != place.count * place.dtype.itemsize or begin < 0:
+        raise ValueError("offsets and shapes of its header disagree")
+    if data + end > size:
+        raise ValueError(f"cut off: {size:,} bytes of at least {data + end:,}")
+    return place

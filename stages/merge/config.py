@@ -1,4 +1,4 @@
-"""Parameters of the merge stage (SCE, recipe section 5)."""
+"""Parameters of the merge stage (recipe section 5)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from stages.common.config import Section
 class MergeConfig(Section):
     """Fusion of the stage-3 model and the memory expert over the model before RL."""
 
-    method: Literal["sce"] = Field(description="Merge method.")
+    method: Literal["sce", "linear", "task_arithmetic"] = Field(
+        description="sce; linear: weighted mean of the experts; task_arithmetic: base plus weighted differences."
+    )
     select_topk: float = Field(
         gt=0,
         le=1,
@@ -20,6 +22,9 @@ class MergeConfig(Section):
     )
     weighting: Literal["scale_free", "reference"] = Field(
         description="reference: bit-compatible with mergekit (absolute thresholds)."
+    )
+    weights: list[float] | None = Field(
+        description="For linear and task_arithmetic, one for stage 3 and one for memory; null: 1/2 and 1/2, or 1 and 1."
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from stages.report.answers import Answers
 from stages.report.departures import DEPARTURES
-from stages.report.examples import Example
-from stages.report.figures import Picture, metric_panel, score_panel
+from stages.report.examples import Example, failure_examples
+from stages.report.figures import Picture, bin_panel, metric_panel, score_panel
 from stages.report.load import AGENT, FIRST_MODEL, FULL_CONTEXT, LAST_MODEL, MODELS, TRAINED, WARM_MODEL, ReportData
+from stages.report.paper_tables import paper_tables
 from stages.report.scores import HELDOUT, Comparison, Interval, compare, mean_over_tasks, table_of
 from stages.report.scores import Table as ScoreTable
 from stages.report.tables import Table, number, percent, tables_of_summary, words
@@ -32,11 +35,16 @@ class Report:
 
     title: str
     headline: tuple[str, ...]
+    headline_links: tuple[str, ...]
     cards: tuple[Card, ...]
     path: Table
+    paper: tuple[Table, ...]
     score_tables: tuple[Table, ...]
     path_picture: Picture
     score_pictures: tuple[Picture, ...]
+    answer_pictures: tuple[Picture, ...]
+    failure_kinds: Table
+    failures: tuple[Example, ...]
     training: Table
     training_pictures: tuple[Picture, ...]
     data: tuple[Table, ...]
@@ -46,36 +54,89 @@ class Report:
     sources: Table
 
 
-def build_report(title: str, data: ReportData, examples: list[Example]) -> Report:
+def build_report(title: str, data: ReportData, answers: Answers, examples: list[Example]) -> Report:
     """Compute every sentence, table and figure from the stages' files."""
+    links = data.links
+    score_links = tuple(links[f"evaluate_{model}/scores.json"] for model in MODELS)
+    answer_links = tuple(links[f"evaluate_{model}/predictions.jsonl"] for model in (FIRST_MODEL, LAST_MODEL))
     full, agent = table_of(data.scores, FULL_CONTEXT), table_of(data.scores, AGENT)
     comparisons = compare(full, FIRST_MODEL, LAST_MODEL)
     return Report(
         title=title,
         headline=tuple(_headline(data, full, comparisons)),
-        cards=tuple(_card(comparison) for comparison in comparisons if comparison.benchmark.startswith(HELDOUT)),
-        path=_path(full, agent),
-        score_tables=tuple(
-            _score_table(name, table) for name, table in (("full context", full), ("memory agent", agent)) if table
+        headline_links=(
+            *(links[f"evaluate_{model}/scores.json"] for model in (FIRST_MODEL, WARM_MODEL, LAST_MODEL)),
+            *(links[f"metrics_{stage}"] for stage in TRAINED),
         ),
-        path_picture=score_panel(
-            "Mean over the held-out task types",
-            {mode: _means(table) for mode, table in ((FULL_CONTEXT, full), (AGENT, agent))},
+        cards=tuple(_card(comparison) for comparison in comparisons if comparison.benchmark.startswith(HELDOUT)),
+        path=_path(full, agent, score_links),
+        paper=paper_tables(full, agent, links),
+        score_tables=tuple(
+            _score_table(name, table, links)
+            for name, table in (("full context", full), ("memory agent", agent))
+            if table
+        ),
+        path_picture=_linked(
+            score_panel(
+                "Mean over the held-out task types",
+                {mode: _means(table) for mode, table in ((FULL_CONTEXT, full), (AGENT, agent))},
+            ),
+            score_links,
         ),
         score_pictures=tuple(
-            score_panel(
-                _short(name),
-                {mode: table[name] for mode, table in ((FULL_CONTEXT, full), (AGENT, agent)) if name in table},
+            _linked(
+                score_panel(
+                    _short(name),
+                    {mode: table[name] for mode, table in ((FULL_CONTEXT, full), (AGENT, agent)) if name in table},
+                ),
+                score_links,
             )
             for name in dict.fromkeys([*full, *agent])
         ),
-        training=training_table(data.metrics),
+        answer_pictures=_answer_pictures(answers, answer_links),
+        failure_kinds=_failure_table(answers, answer_links),
+        failures=tuple(failure_examples(answers.failures, links)),
+        training=training_table(data.metrics, links),
         training_pictures=_training_pictures(data),
         data=tuple(_data_tables(data)),
         merge=tuple(_merge_tables(data)),
         examples=tuple(examples),
         departures=DEPARTURES,
-        sources=_sources(),
+        sources=_sources(data),
+    )
+
+
+def _linked(picture: Picture, links: tuple[str, ...]) -> Picture:
+    return replace(picture, links=links)
+
+
+def _answer_pictures(answers: Answers, links: tuple[str, ...]) -> tuple[Picture, ...]:
+    pictures = (
+        bin_panel("Accuracy by place of the evidence", answers.by_position, "where the first evidence begins"),
+        bin_panel("Accuracy by length of the document", answers.by_length, "tokens"),
+    )
+    return tuple(_linked(picture, links) for picture in pictures if picture is not None)
+
+
+def _failure_table(answers: Answers, links: tuple[str, ...]) -> Table:
+    rows = tuple(
+        (
+            kind.kind,
+            number(kind.count),
+            percent(kind.count / answers.asked),
+            number(kind.with_cut_context),
+            number(kind.right_before),
+        )
+        for kind in answers.kinds
+    )
+    header = ("kind", "answers", "of all, percent", "context was cut", f"{FIRST_MODEL} was right")
+    wrong = sum(kind.count for kind in answers.kinds)
+    note = (
+        f"{wrong:,} of {answers.asked:,} answers of {LAST_MODEL}, all benchmarks and modes, scored below 0.5. The kind is what "
+        "the answer's text tells, the first that fits."
+    )
+    return Table(
+        f"Failures of {LAST_MODEL} by kind", header, rows, note, column_links=("", *(links[-1],) * 3, links[0])
     )
 
 
@@ -141,7 +202,7 @@ def _means(table: ScoreTable) -> dict[str, Interval]:
     return {model: interval for model, interval in means.items() if interval is not None}
 
 
-def _path(full: ScoreTable, agent: ScoreTable) -> Table:
+def _path(full: ScoreTable, agent: ScoreTable, links: tuple[str, ...]) -> Table:
     """Mean over the task types for every model, in the order in which they come into being."""
     rows = tuple((model, _cell(mean_over_tasks(full, model)), _cell(mean_over_tasks(agent, model))) for model in MODELS)
     return Table(
@@ -150,13 +211,20 @@ def _path(full: ScoreTable, agent: ScoreTable) -> Table:
         rows,
         "Percent, [95 % interval], n questions; each task type counts once. Models that were asked few questions have wide "
         "intervals: compare those, not the means alone.",
+        row_links=links,
     )
 
 
-def _score_table(name: str, table: ScoreTable) -> Table:
+def _score_table(name: str, table: ScoreTable, links: Mapping[str, str]) -> Table:
     models = [model for model in MODELS if any(model in row for row in table.values())]
     rows = tuple((_short(benchmark), *(_cell(row.get(model)) for model in models)) for benchmark, row in table.items())
-    return Table(f"Scores, {name}", ("benchmark", *models), rows, "Percent, [95 % interval], n questions.")
+    return Table(
+        f"Scores, {name}",
+        ("benchmark", *models),
+        rows,
+        "Percent, [95 % interval], n questions.",
+        column_links=("", *(links[f"evaluate_{model}/scores.json"] for model in models)),
+    )
 
 
 def _training_pictures(data: ReportData) -> tuple[Picture, ...]:
@@ -173,11 +241,16 @@ def _training_pictures(data: ReportData) -> tuple[Picture, ...]:
         ),
         metric_panel("Mean response length, tokens", data.metrics, {"len/response/mean": "tokens"}),
     ]
-    return tuple(picture for picture in pictures if picture is not None)
+    links = tuple(data.links[f"metrics_{stage}"] for stage in TRAINED)
+    return tuple(_linked(picture, links) for picture in pictures if picture is not None)
 
 
 def _data_tables(data: ReportData) -> list[Table]:
-    tables = [table for stage, summary in data.summaries.items() for table in tables_of_summary(stage, summary)]
+    tables = [
+        table
+        for stage, summary in data.summaries.items()
+        for table in tables_of_summary(stage, summary, data.links[stage])
+    ]
     if data.bins:
         edges = next(iter(data.bins.values())).edges
         header = ("", *(f"{low:.2g} to {high:.2g}" for low, high in pairwise(edges)))
@@ -186,7 +259,7 @@ def _data_tables(data: ReportData) -> list[Table]:
             for task, bins in data.bins.items()
         )
         note = "Mean reward of the base model over its attempts; RL prompts that were drawn, of the samples that there were."
-        tables.append(Table("stratify: pass@k bins", header, rows, note))
+        tables.append(Table("stratify: pass@k bins", header, rows, note, link=data.links["bins"]))
     return tables
 
 
@@ -213,28 +286,27 @@ def _merge_tables(data: ReportData) -> list[Table]:
         )
         header = ("tensor", "root mean square of the change", "weights", "erased")
         tables.append(Table("Merge: the tensors that moved most", header, moved, "Experts in the order given above."))
-    return tables
+    return [replace(table, link=data.links["merge"]) for table in tables]
 
 
-def _sources() -> Table:
-    rows = (
-        *((f"scores of {model}", "scores.json", f"evaluate@{model}") for model in MODELS),
-        ("examples", "predictions.jsonl", f"evaluate@{FIRST_MODEL}, evaluate@{LAST_MODEL}"),
-        *(
-            (f"training of {stage}", "metrics.jsonl", {"sft": "sft", "memory": "memory_rl"}.get(stage, f"rl@{stage}"))
-            for stage in TRAINED
-        ),
-        ("merge", "merge.json", "merge"),
-        ("documents, drops by reason", "summary.json", "ingest"),
-        ("samples and contexts", "summary.json", "assemble"),
-        ("checks by the model", "summary.json", "verify"),
-        ("splits", "summary.json", "stratify"),
-        ("pass@k bins", "bins.json", "stratify"),
+def _sources(data: ReportData) -> Table:
+    stage_of = {"sft": "sft", "memory": "memory_rl"}
+    entries = (
+        *((f"scores of {model}", f"evaluate@{model}", f"evaluate_{model}/scores.json") for model in MODELS),
+        *((f"answers of {model}", f"evaluate@{model}", f"evaluate_{model}/predictions.jsonl") for model in MODELS),
+        *((f"training of {stage}", stage_of.get(stage, f"rl@{stage}"), f"metrics_{stage}") for stage in TRAINED),
+        ("merge", "merge", "merge"),
+        ("documents, drops by reason", "ingest", "ingest"),
+        ("samples and contexts", "assemble", "assemble"),
+        ("checks by the model", "verify", "verify"),
+        ("splits", "stratify", "stratify"),
+        ("pass@k bins", "stratify", "bins"),
     )
     return Table(
         "Where every number comes from",
-        ("what", "file", "stage"),
-        rows,
-        "Files are in the data folder of the stage, for example outputs/rl/stage1/data/ for rl@stage1. "
-        "Times, costs and versions are not part of this report: they are in MLflow and under .state/.",
+        ("what", "stage", "file"),
+        tuple((what, stage, data.links[key].removeprefix("../../")) for what, stage, key in entries),
+        "Numbers and figures link to these files, as long as the report lies in outputs/report/data/. Times, costs and versions "
+        "are not part of this report: they are in MLflow and in .state/report/.",
+        row_links=tuple(data.links[key] for _, _, key in entries),
     )

@@ -47,7 +47,10 @@ DEPARTURES: tuple[tuple[str, str], ...] = (
         "Filter between stages",
         "A stage draws rollouts from its parent at its own lengths and keeps prompts whose mean reward is neither 0 nor 1.",
     ),
-    ("Reward", "Rules only so far; where a rule fails on free text, the paper asks a language model."),
+    (
+        "Reward",
+        "By rule; where a rule fails on free text a language model decides, as in the paper, but only if an endpoint is given.",
+    ),
     (
         "Memory agent",
         "Reasoning before the memory is trained on but not stored; a turn that does not parse keeps the old memory and is "
@@ -60,6 +63,7 @@ DEPARTURES: tuple[tuple[str, str], ...] = (
     ),
     (
         "Evaluation",
-        "Held-out questions of our own making, a needle test and dialogue recall; the paper reports six public benchmarks.",
+        "Held-out questions of our own making, a needle test and dialogue recall; the paper's public benchmarks are asked where "
+        "their data are at hand.",
     ),
 )

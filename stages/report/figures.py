@@ -52,11 +52,12 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline SVG with a caption; `alt` says in words what it shows."""
+    """An inline SVG with a caption; `alt` says in words what it shows, `links` are the files that it was drawn from."""
 
     title: str
     svg: str
     alt: str
+    links: tuple[str, ...] = ()
 
 
 def score_panel(title: str, by_mode: Mapping[str, Mapping[str, Interval]]) -> Picture:
@@ -137,6 +138,51 @@ def metric_panel(
             _legend(figure, axes)
         spoken = ", ".join(said) or ", ".join(series.values())
         return Picture(title, _svg(figure), f"{title} over the updates of the stages {', '.join(stages)}: {spoken}.")
+
+
+def bin_panel(title: str, table: Mapping[str, Mapping[str, Interval]], label: str) -> Picture | None:
+    """Accuracy by bin: table[bin][series], bins in order; None if there is nothing to draw.
+
+    label: of the horizontal axis.
+    """
+    bins = list(table)
+    series = list(dict.fromkeys(name for row in table.values() for name in row))
+    if not series:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _panel()
+        said = []
+        for index, name in enumerate(series):
+            present = [i for i, key in enumerate(bins) if name in table[key]]
+            intervals = [table[bins[i]][name] for i in present]
+            colour = TASK_COLOURS[index % len(TASK_COLOURS)]
+            axes.errorbar(
+                [i + 0.12 * (index - (len(series) - 1) / 2) for i in present],
+                [100 * interval.mean for interval in intervals],
+                yerr=[
+                    [100 * (interval.mean - interval.low) for interval in intervals],
+                    [100 * (interval.high - interval.mean) for interval in intervals],
+                ],
+                fmt="s--" if "agent" in name else "o-",
+                color=colour,
+                markerfacecolor="white" if "agent" in name else colour,
+                elinewidth=0.8,
+                label=name,
+            )
+            said.append(
+                f"{name}: "
+                + ", ".join(
+                    f"{bins[i]} {100 * interval.mean:.0f} (n {interval.n})"
+                    for i, interval in zip(present, intervals, strict=True)
+                )
+            )
+        axes.set_xlim(-0.6, len(bins) - 0.4)
+        axes.set_ylim(-4, 104)
+        axes.set_yticks([0, 25, 50, 75, 100])
+        axes.set_xticks(range(len(bins)), bins)
+        axes.set_xlabel(label)
+        _legend(figure, axes)
+        return Picture(title, _svg(figure), f"{title}, percent. {'; '.join(said)}.")
 
 
 def _keys(metrics: Mapping[str, Metrics], stages: Sequence[str]) -> set[str]:

@@ -5,10 +5,12 @@ Keys of a summary that this file does not know are shown as they are, so a stage
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -21,7 +23,7 @@ FIRST_MODEL, WARM_MODEL, LAST_MODEL = MODELS[0], MODELS[1], MODELS[-1]
 # Training stages in the order in which they run; `metrics_<stage>` is the input's name.
 TRAINED = ("sft", "stage1", "stage2", "stage3", "memory", "stage4")
 DATA_STAGES = ("ingest", "assemble", "verify", "stratify")
-FULL_CONTEXT, AGENT = "full_context", "agent"
+FULL_CONTEXT, AGENT = "full_context", "memory_agent"
 
 
 class _Read(BaseModel):
@@ -51,6 +53,13 @@ class Prediction(_Read):
     gold: str | list[str]
     prediction: str
     score: float
+    sample: int = 0
+    failure: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    context_tokens: int | None = None
+    context_cut: bool = False
+    evidence_position: float | None = None
 
 
 class Bins(_Read):
@@ -79,17 +88,27 @@ class ReportData:
     merge: dict[str, Any]
     summaries: dict[str, dict[str, Any]]  # data stage -> summary.json
     bins: dict[str, Bins]  # task type -> pass@k bins
+    links: dict[str, str]  # input, as in `evaluate_base/scores.json` or `merge` -> its file, relative to the report
 
 
-def load_report_data(inputs: Mapping[str, Path]) -> ReportData:
-    """Read the stage's inputs. InputError names the file that is missing or damaged."""
+def load_report_data(inputs: Mapping[str, Path], out_dir: Path) -> ReportData:
+    """Read the stage's inputs. InputError names the file that is missing or damaged. `out_dir`: where the report will be."""
     return ReportData(
         scores={model: _scores(inputs[f"evaluate_{model}"] / "scores.json") for model in MODELS},
         metrics={stage: list(iter_json_lines(inputs[f"metrics_{stage}"])) for stage in TRAINED},
         merge=_object(inputs["merge"]),
         summaries={stage: _object(inputs[stage]) for stage in DATA_STAGES},
         bins=_bins(inputs["bins"]),
+        links=_links(inputs, out_dir),
     )
+
+
+def _links(inputs: Mapping[str, Path], out_dir: Path) -> dict[str, str]:
+    files = {name: path for name, path in inputs.items() if not name.startswith("evaluate_")}
+    for model in MODELS:
+        for name in ("scores.json", "predictions.jsonl"):
+            files[f"evaluate_{model}/{name}"] = inputs[f"evaluate_{model}"] / name
+    return {name: quote(os.path.relpath(path, out_dir).replace(os.sep, "/")) for name, path in files.items()}
 
 
 def iter_predictions(evaluate_dir: Path) -> Iterator[Prediction]:

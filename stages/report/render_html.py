@@ -6,6 +6,8 @@ forbids scripts and requests besides.
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from jinja2 import Environment, StrictUndefined
 
 from stages.report.content import Report
@@ -18,17 +20,22 @@ def render_html(report: Report) -> str:
     """The whole report, UTF-8."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
+    environment.filters["short_path"] = short_path
     template = environment.from_string(TEMPLATE)
-    path = _figures((report.path_picture,), first=1)
-    scores = _figures(report.score_pictures, first=2)
-    training = _figures(report.training_pictures, first=2 + len(scores))
-    text = template.render(report=report, path_figures=path, training_figures=training, score_figures=scores)
-    return text.rstrip() + "\n"
+    groups: dict[str, list[tuple[Picture, str]]] = {}
+    first = 1
+    for name, pictures in (
+        ("path_figures", (report.path_picture,)),
+        ("score_figures", report.score_pictures),
+        ("answer_figures", report.answer_pictures),
+        ("training_figures", report.training_pictures),
+    ):
+        # Ids of their own, since all figures share one page.
+        groups[name] = [(p, with_own_ids(p.svg, number)) for number, p in enumerate(pictures, start=first)]
+        first += len(pictures)
+    return template.render(report=report, **groups).rstrip() + "\n"
 
 
-def _figures(pictures: tuple[Picture, ...], first: int) -> list[tuple[str, str, str]]:
-    """(title, description, SVG) with ids of their own."""
-    return [
-        (picture.title, picture.alt, with_own_ids(picture.svg, number))
-        for number, picture in enumerate(pictures, start=first)
-    ]
+def short_path(link: str) -> str:
+    """A file as shown to readers: `../../evaluate/base/data/scores.json` -> `evaluate/base/data/scores.json`."""
+    return unquote(link).lstrip("./")

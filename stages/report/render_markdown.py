@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from stages.report.content import Report
 from stages.report.examples import Example
+from stages.report.render_html import short_path
 from stages.report.tables import Table, words
 from stages.report.untrusted import markdown_cell, markdown_code
 
@@ -18,14 +19,19 @@ def render_markdown(report: Report) -> str:
 def _blocks(report: Report) -> Iterator[str]:
     yield f"# {markdown_cell(report.title)}"
     yield "\n".join(f"- {markdown_cell(sentence)}" for sentence in report.headline)
+    yield _files(report.headline_links)
     yield "## Scores"
-    for table in (report.path, *report.score_tables):
+    for table in (report.path, *report.paper, *report.score_tables):
         yield from _table(table)
+    yield "## Failures"
+    yield from _table(report.failure_kinds)
+    for example in report.failures:
+        yield _example(example)
     yield "## Training"
     yield from _table(report.training)
     pictures = [
         markdown_cell(picture.alt)
-        for picture in (report.path_picture, *report.score_pictures, *report.training_pictures)
+        for picture in (report.path_picture, *report.score_pictures, *report.answer_pictures, *report.training_pictures)
     ]
     yield "Figures, in `report.html`:\n\n" + "\n".join(f"- {alt}" for alt in pictures)
     yield "## Data"
@@ -51,6 +57,13 @@ def _table(table: Table) -> Iterator[str]:
     yield "\n".join(lines)
     if table.note:
         yield markdown_cell(table.note)
+    if table.links:
+        yield _files(table.links)
+
+
+def _files(links: tuple[str, ...]) -> str:
+    """Links to the files that numbers came from."""
+    return "From: " + ", ".join(f"[{markdown_cell(short_path(link))}](<{link}>)" for link in links)
 
 
 def _row(cells: tuple[str, ...]) -> str:
@@ -59,7 +72,8 @@ def _row(cells: tuple[str, ...]) -> str:
 
 def _example(example: Example) -> str:
     lines = [
-        f"**{markdown_cell(words(example.task_type))}** {markdown_code(example.sample_id)}",
+        f"**{markdown_cell(words(example.task_type))}** {markdown_code(example.sample_id)}"
+        + (f" {markdown_cell(example.kind)}, line {example.line} of the file" if example.kind else ""),
         "",
         f"- question: {markdown_code(example.question)}",
         f"- gold: {markdown_code(example.gold)}",

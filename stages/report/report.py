@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stages.common.metrics import Emit
 from stages.common.storage import write_text
+from stages.report.answers import read_answers
 from stages.report.config import ReportStage
 from stages.report.content import build_report
 from stages.report.examples import choose_examples
@@ -24,9 +25,9 @@ log = logging.getLogger(__name__)
 def run(config: ReportStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit) -> dict[str, int]:
     """Write report.md and report.html. InputError names an input that is missing or damaged."""
     del state_dir, emit  # seconds of work, no steps
-    data = load_report_data(inputs)
-    examples = choose_examples(inputs, config.report.examples_per_task)
-    report = build_report(config.report.title, data, examples)
+    data = load_report_data(inputs, out_dir)
+    examples = choose_examples(inputs, config.report.examples_per_task, data.links)
+    report = build_report(config.report.title, data, read_answers(inputs), examples)
     write_text(out_dir / "report.md", render_markdown(report))
     write_text(out_dir / "report.html", render_html(report))
     for sentence in report.headline:
@@ -34,5 +35,6 @@ def run(config: ReportStage, inputs: Mapping[str, Path], out_dir: Path, state_di
     return {
         "benchmarks": len(report.score_pictures),
         "examples": len(report.examples),
-        "figures": len(report.score_pictures) + len(report.training_pictures),
+        "failures": len(report.failures),
+        "figures": 1 + len(report.score_pictures) + len(report.answer_pictures) + len(report.training_pictures),
     }

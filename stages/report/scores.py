@@ -25,6 +25,15 @@ class Interval:
         return self.low <= other.high and other.low <= self.high
 
 
+def wilson(scores: Sequence[float]) -> Interval:
+    """Mean of scores in [0, 1] with Wilson's 95 % interval (1927), which is on the safe side for scores between 0 and 1."""
+    z, n = 1.959963984540054, len(scores)
+    mean = math.fsum(scores) / n
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)), n)
+
+
 Table = dict[str, dict[str, Interval]]  # benchmark -> model -> interval
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_ROWS = 40
@@ -12,12 +12,32 @@ MAX_COLUMNS = 6
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are plain text, not yet escaped; the first column names the row."""
+    """Cells are plain text, not yet escaped; the first column names the row.
+
+    row_links, column_links, link: files that the numbers of a row, of a column or of the whole table came from, relative
+    to the report. One of the three is given.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    row_links: tuple[str, ...] = ()
+    column_links: tuple[str, ...] = ()
+    link: str = ""
+
+    def link_of(self, row: int, column: int) -> str:
+        """The file that a cell's number came from, relative to the report; "" for names and for what is not ours."""
+        if column == 0:
+            return ""
+        if self.row_links:
+            return self.row_links[row]
+        return self.column_links[column] if self.column_links else self.link
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Every file that the table was made from."""
+        return tuple(dict.fromkeys(link for link in (*self.row_links, *self.column_links, self.link) if link))
 
 
 def words(key: str) -> str:
@@ -48,7 +68,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def tables_of_summary(stage: str, summary: Mapping[str, Any]) -> list[Table]:
+def tables_of_summary(stage: str, summary: Mapping[str, Any], link: str = "") -> list[Table]:
     """A stage's summary.json as tables: `counts`, then whatever else it holds that is a table.
 
     Scalars at the top level join the counts; a mapping of numbers is two columns; a mapping of mappings is a matrix, its
@@ -67,7 +87,7 @@ def tables_of_summary(stage: str, summary: Mapping[str, Any]) -> list[Table]:
             tables.append(_two_columns(stage, key, value, header))
         elif all(isinstance(item, Mapping) for item in value.values()):
             tables.append(_matrix(stage, key, value))
-    return tables
+    return [replace(table, link=link) for table in tables]
 
 
 def _is_scalar(value: Any) -> bool:

@@ -16,6 +16,7 @@ p, li { max-width: 46rem; }
 ul { padding-left: 1.1rem; }
 nav { font-size: .875rem; margin: 1.5rem 0 0; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
+a.number { color: inherit; } a.number:hover, a.number:focus { color: var(--accent); }
 .note { color: var(--soft); font-size: .875rem; margin: .4rem 0 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); gap: .75rem; margin: 1.5rem 0; }
 .card { border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; }
@@ -49,7 +50,9 @@ figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .example h3 { margin: 0 0 .4rem; font-size: .8125rem; color: var(--soft); font-weight: 600; }
 .example dl { display: grid; grid-template-columns: 5.5rem 1fr; gap: .25rem .9rem; margin: 0; font-size: .875rem; }
 .example dt { color: var(--soft); } .example dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
-.score { color: var(--soft); font-variant-numeric: tabular-nums; } .score.right { color: var(--good); }
+.note a { overflow-wrap: anywhere; }
+details summary { cursor: pointer; }
+a.score, .score { color: var(--soft); font-variant-numeric: tabular-nums; } .score.right { color: var(--good); }
 code { font: .8125em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 @media (max-width: 480px) {
   main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.5rem; } h2 { margin-top: 2.25rem; }
@@ -82,15 +85,30 @@ TEMPLATE = (
 <thead><tr>{% for cell in table.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr>{% for cell in row %}<td>{% if kind == "scores" %}{{ score_cell(cell) }}{% else %}{{ cell }}{% endif %}</td>{% endfor %}</tr>
+{% set number = loop.index0 %}
+<tr>{% for cell in row %}{% set link = table.link_of(number, loop.index0) %}<td>{% if link and cell and cell != "–" %}<a class="number" href="{{ link }}">{% endif %}{% if kind == "scores" %}{{ score_cell(cell) }}{% else %}{{ cell }}{% endif %}{% if link and cell and cell != "–" %}</a>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% if table.note %}<p class="note">{{ table.note }}</p>{% endif %}
 {% endmacro %}
+{% macro files(links) %}{% for link in links %}<a href="{{ link }}">{{ link | short_path }}</a>{{ ", " if not loop.last }}{% endfor %}{% endmacro %}
+{% macro card(example) %}
+<div class="example">
+<h3>{{ example.task_type | words }} <code>{{ example.sample_id }}</code>{% if example.kind %} {{ example.kind }}{% endif %}</h3>
+<dl>
+<dt>question</dt><dd>{{ example.question }}</dd>
+<dt>gold</dt><dd>{{ example.gold }}</dd>
+{% for answer in example.answers %}
+<dt>{{ answer.model }}</dt><dd>{{ answer.text or "(empty)" }} <a class="score{{ ' right' if answer.score >= 0.5 }}" href="{{ answer.link }}">score {{ "%.2f" | format(answer.score) }}{% if example.line %}, line {{ example.line }}{% endif %}</a></dd>
+{% endfor %}
+</dl>
+</div>
+{% endmacro %}
 {% macro pictures(figures) %}
 <div class="figures">
-{% for title, alt, svg in figures %}
-<figure role="img" aria-label="{{ alt }}"><figcaption>{{ title }}</figcaption>{{ svg | safe }}</figure>
+{% for picture, svg in figures %}
+<figure><figcaption>{{ picture.title }}</figcaption><div role="img" aria-label="{{ picture.alt }}">{{ svg | safe }}</div>
+<details class="note"><summary>In words, and from which files</summary>{{ picture.alt }} {{ files(picture.links) }}</details></figure>
 {% endfor %}
 </div>
 {% endmacro %}
@@ -114,7 +132,8 @@ TEMPLATE = (
 <p class="note">Held-out questions, full context, percent: base model &rarr; last model. Below: 95 % interval and number of questions
 of the last model. Green: a gain with disjoint intervals.</p>
 {% endif %}
-<nav><a href="#scores">Scores</a> <a href="#training">Training</a> <a href="#data">Data</a> <a href="#merge">Merge</a>
+<p class="note">From: {{ files(report.headline_links) }}</p>
+<nav><a href="#scores">Scores</a> <a href="#paper">Beside the paper</a> <a href="#failures">Failures</a> <a href="#training">Training</a> <a href="#data">Data</a> <a href="#merge">Merge</a>
 <a href="#examples">Examples</a> <a href="#departures">Departures</a> <a href="#sources">Sources</a></nav>
 
 <h2 id="scores">Scores</h2>
@@ -128,6 +147,18 @@ of the last model. Green: a gain with disjoint intervals.</p>
 {{ pictures(score_figures) }}
 {% for table in report.score_tables %}
 {{ show(table, "scores") }}
+{% endfor %}
+
+<h2 id="paper">Beside the paper</h2>
+{% for table in report.paper %}
+{{ show(table, "wrap" if loop.last else "scores") }}
+{% endfor %}
+
+<h2 id="failures">Where answers fail</h2>
+{{ pictures(answer_figures) }}
+{{ show(report.failure_kinds) }}
+{% for example in report.failures %}
+{{ card(example) }}
 {% endfor %}
 
 <h2 id="training">Training</h2>
@@ -150,16 +181,7 @@ of the last model. Green: a gain with disjoint intervals.</p>
 
 <h2 id="examples">Examples</h2>
 {% for example in report.examples %}
-<div class="example">
-<h3>{{ example.task_type | words }} <code>{{ example.sample_id }}</code></h3>
-<dl>
-<dt>question</dt><dd>{{ example.question }}</dd>
-<dt>gold</dt><dd>{{ example.gold }}</dd>
-{% for answer in example.answers %}
-<dt>{{ answer.model }}</dt><dd>{{ answer.text or "(empty)" }} <span class="score{{ ' right' if answer.score >= 0.5 }}">score {{ "%.2f" | format(answer.score) }}</span></dd>
-{% endfor %}
-</dl>
-</div>
+{{ card(example) }}
 {% else %}
 <p>None were asked for, or no held-out question was answered.</p>
 {% endfor %}

@@ -26,7 +26,7 @@ def first_to_last(steps: Sequence[Mapping[str, float]], key: str) -> str:
     return ends[0] if len(values) == 1 else " → ".join(ends)
 
 
-def training_table(metrics: Mapping[str, Metrics]) -> Table:
+def training_table(metrics: Mapping[str, Metrics], links: Mapping[str, str]) -> Table:
     """One row per training stage."""
     rows = []
     for stage in TRAINED:
@@ -51,4 +51,5 @@ def training_table(metrics: Mapping[str, Metrics]) -> Table:
         header,
         tuple(rows),
         "First and last update. A stage without updates passed its model on unchanged.",
+        row_links=tuple(links[f"metrics_{stage}"] for stage in TRAINED),
     )

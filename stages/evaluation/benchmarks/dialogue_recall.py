@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from functools import partial
 
 from stages.common.fitting import CountTokens
-from stages.common.generators.mrcr import RecallTask, Turn, make_recall, parse_turns
+from stages.common.generators.mrcr import RecallTask, make_recall
 from stages.common.prompts import defuse_tags
 from stages.common.records import AnswerKind, Category, Sample, TaskType
 from stages.common.seeds import derive_seed, rng
 from stages.common.storage import DocumentStore
-from stages.evaluation.base import METRICS, Mode, Question
-from stages.rewards.hybrid import reward
+from stages.common.turns import Turn, parse_turns
+from stages.evaluation.base import Question
+from stages.evaluation.samples import METRICS, sample_question
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ def dialogue_questions(
     context_tokens: int,
     max_answer_tokens: int,
     questions: int,
-    mode: Mode,
     seed: int,
     count_tokens: CountTokens,
 ) -> list[Question]:
@@ -43,7 +43,7 @@ def dialogue_questions(
             documents, ids, context_tokens, max_answer_tokens, rng(seed, "recall", tokens, number), count_tokens
         )
         if task is not None:
-            made.append(_question(task, tokens, number, mode, seed, count_tokens(task.context)))
+            made.append(_question(task, tokens, number, seed, count_tokens(task.context)))
     if len(made) < questions:
         _log.warning("dialogue_recall/%d: only %d of %d questions could be made", tokens, len(made), questions)
     return made
@@ -83,7 +83,7 @@ def _all_turns(documents: DocumentStore, order: list[str], chance: random.Random
         yield from turns[chance.randrange(len(turns)) if turns and position == 0 else 0 :]
 
 
-def _question(task: RecallTask, tokens: int, number: int, mode: Mode, seed: int, context_tokens: int) -> Question:
+def _question(task: RecallTask, tokens: int, number: int, seed: int, context_tokens: int) -> Question:
     sample = Sample(
         id=f"dialogue_recall-{tokens}-{number}",
         task_type=TaskType.DIALOGUE_MEMORY,
@@ -97,12 +97,10 @@ def _question(task: RecallTask, tokens: int, number: int, mode: Mode, seed: int,
         context=[],
         context_tokens=context_tokens,
     )
-    return Question(
+    return sample_question(
+        sample,
         benchmark=f"dialogue_recall/{tokens}",
-        mode=mode,
-        sample=sample,
         context=partial(str, task.context),
         metric=METRICS[AnswerKind.SEQUENCE],
-        score=partial(reward, sample),
         evidence_position=task.position,
     )

@@ -8,12 +8,12 @@ from functools import partial
 from stages.common.prompts import materialise_context
 from stages.common.records import Sample, TaskType
 from stages.common.storage import DocumentStore
-from stages.evaluation.base import METRICS, Mode, Question
-from stages.rewards.hybrid import reward
+from stages.evaluation.base import Question
+from stages.evaluation.samples import METRICS, sample_question
 
 
 def heldout_questions(
-    samples: Sequence[Sample], documents: DocumentStore, questions_per_task: Mapping[str, int], mode: Mode
+    samples: Sequence[Sample], documents: DocumentStore, questions_per_task: Mapping[str, int]
 ) -> list[Question]:
     """The first questions of each task type, in the order of TaskType; fewer where there are fewer.
 
@@ -26,13 +26,11 @@ def heldout_questions(
         # Named after all samples of the task, so that the name is the same however few a model is asked.
         metrics = {METRICS[sample.answer_kind] for sample in of_task}
         questions += [
-            Question(
+            sample_question(
+                sample,
                 benchmark=f"heldout/{task.value}",
-                mode=mode,
-                sample=sample,
                 context=partial(materialise_context, sample, documents),
                 metric=min(metrics) if len(metrics) == 1 else "rule_score",
-                score=partial(reward, sample),
                 evidence_position=evidence_position(sample),
             )
             for sample in chosen

@@ -12,7 +12,8 @@ from stages.common.prompts import defuse_tags
 from stages.common.records import AnswerKind, Category, Sample, TaskType
 from stages.common.seeds import derive_seed, rng
 from stages.common.storage import DocumentStore
-from stages.evaluation.base import Mode, Question
+from stages.evaluation.base import Question
+from stages.evaluation.samples import sample_question
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ def needle_questions(
     tokens: int,
     context_tokens: int,
     questions: int,
-    mode: Mode,
     seed: int,
     count_tokens: CountTokens,
 ) -> list[Question]:
@@ -45,7 +45,7 @@ def needle_questions(
         depths = rng(seed, "needle depths", tokens, number // len(DEPTHS)).sample(DEPTHS, k=len(DEPTHS))
         hay = make_hay(documents, hay_ids, context_tokens, chance, count_tokens)
         task = make_needle(hay, context_tokens, depths[number % len(DEPTHS)], chance, count_tokens)
-        made.append(_question(task, tokens, number, mode, seed, count_tokens(task.context)))
+        made.append(_question(task, tokens, number, seed, count_tokens(task.context)))
     return made
 
 
@@ -69,7 +69,7 @@ def make_hay(
         factor *= 2
 
 
-def _question(task: NeedleTask, tokens: int, number: int, mode: Mode, seed: int, context_tokens: int) -> Question:
+def _question(task: NeedleTask, tokens: int, number: int, seed: int, context_tokens: int) -> Question:
     sample = Sample(
         id=f"needle-{tokens}-{number}",
         task_type=TaskType.READING_COMPREHENSION,
@@ -83,10 +83,9 @@ def _question(task: NeedleTask, tokens: int, number: int, mode: Mode, seed: int,
         context=[],
         context_tokens=context_tokens,
     )
-    return Question(
+    return sample_question(
+        sample,
         benchmark=f"needle/{tokens}",
-        mode=mode,
-        sample=sample,
         context=partial(str, task.context),
         metric="share_contained",
         score=partial(share_contained, golds=[task.value]),

@@ -1,9 +1,10 @@
 """A small corpus, held-out samples and a plan, for the tests of this folder."""
 
-from stages.common.config import TrainConfig
+from stages.common.config import NO_ENDPOINT, TrainConfig
 from stages.common.records import AnswerKind, Document, Evidence, Sample, Span, TaskType
 from stages.evaluation.config import EvaluatePlan, EvaluateSharedConfig, EvaluateStage
 from stages.memory.config import MemoryAgentConfig
+from tests.train_settings import TRAIN
 
 CAPITALS = "The capital of Norway is Oslo. It lies at a fjord. The capital of Peru is Lima. It lies at the sea. " * 8
 CHAT = "# Session\n\n" + "\n".join(
@@ -34,20 +35,22 @@ def sample(number, task=TaskType.MULTI_HOP, kind=AnswerKind.TEXT, answer="Oslo",
 
 def stage_config(**changes):
     shared = {
-        "max_input_tokens": 1200, "max_output_tokens": 40, "temperature": 0.0, "top_p": 1.0,
-        "needle_tokens": [200, 400], "dialogue_tokens": [300],
-        "agent": MemoryAgentConfig(chunk_tokens=300, memory_tokens=40, turn_tokens=60, answer_tokens=30),
+        "max_input_tokens": 1200, "max_output_tokens": 40, "reasoning_tokens": 0, "temperature": 0.0, "top_p": 1.0,
+        "needle_tokens": [200, 400], "dialogue_tokens": [300], "benchmark_tokens": [300],
+        "agent": MemoryAgentConfig(chunk_tokens=300, memory_tokens=40, turn_tokens=60, answer_tokens=30, prompt_order="memory_first"),
     }  # fmt: skip
     plan = {
         "questions_per_task": {"multi_hop": 3, "numerical": 1, "multiple_choice": 0},
         "needle_questions": 2, "dialogue_questions": 1, "agent_questions_per_task": 1,
+        "benchmarks": {}, "modes": ["full_context"], "samples": 1,
     }  # fmt: skip
     for section in (shared, plan):
         section.update({key: value for key, value in changes.items() if key in section})
     return EvaluateStage(
         shared=EvaluateSharedConfig(**shared),
         plan=EvaluatePlan(**plan),
-        train=TrainConfig(cpu_threads=1, compute_dtype="float32"),
+        judge=NO_ENDPOINT,
+        train=TrainConfig(**TRAIN),
         seed=SEED,
     )
 

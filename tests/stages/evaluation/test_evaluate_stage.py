@@ -3,33 +3,14 @@
 import json
 
 import pytest
-import torch
 from evaluation_examples import SAMPLES, sample, stage_config
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.common.errors import InputError
 from stages.common.records import Span
 from stages.common.storage import md5_of_folder, read_json, write_jsonl, write_model_pointer
 from stages.evaluation.evaluate import run
 from stages.memory.config import MemoryAgentConfig
-
-
-def write_tiny_model(folder):
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*alphabet, "<end>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
-    fast.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}assistant:"
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=2048, eos_token_id=vocabulary["<end>"],
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+from tests.tiny_chat_model import write_tiny_model
 
 
 @pytest.fixture
@@ -39,7 +20,13 @@ def stage_inputs(tmp_path, documents):
     write_model_pointer(model_data, model_data / "model")
     heldout = tmp_path / "heldout.jsonl"
     write_jsonl(heldout, SAMPLES)
-    return {"model": model_data, "heldout": heldout, "documents": tmp_path / "documents.jsonl"}
+    (tmp_path / "benchmarks").mkdir()
+    return {
+        "model": model_data,
+        "heldout": heldout,
+        "documents": tmp_path / "documents.jsonl",
+        "benchmarks": tmp_path / "benchmarks",
+    }
 
 
 def run_stage(tmp_path, inputs, name="sft", state="state", emit=lambda step, values: None, **changes):
@@ -62,14 +49,25 @@ def test_the_stage_writes_predictions_and_scores_and_repeats_its_bytes(tmp_path,
                 "benchmark",
                 "mode",
                 "sample_id",
+                "sample",
                 "task_type",
                 "question",
                 "gold",
                 "prediction",
+                "metric",
                 "score",
+                "rule_score",
+                "metrics",
+                "judge",
+                "failure",
+                "finish_reason",
                 "prompt_tokens",
                 "response_tokens",
+                "context_tokens",
+                "context_cut",
+                "turns",
                 "evidence_position",
+                "groups",
             ]
         )
     ] * 12
@@ -80,19 +78,18 @@ def test_the_stage_writes_predictions_and_scores_and_repeats_its_bytes(tmp_path,
         ("heldout/numerical", "full_context", 1),
         ("needle/200", "full_context", 2),
         ("needle/400", "full_context", 2),
-        ("heldout/multi_hop", "agent", 1),
-        ("heldout/numerical", "agent", 1),
-        ("heldout/multiple_choice", "agent", 1),
-        ("needle/400", "agent", 1),
+        ("heldout/multi_hop", "memory_agent", 1),
+        ("heldout/numerical", "memory_agent", 1),
+        ("heldout/multiple_choice", "memory_agent", 1),
+        ("needle/400", "memory_agent", 1),
     ]
     assert counts["questions"] == 12
     assert counts["prompt_tokens"] == sum(row["prompt_tokens"] for row in rows)
     assert str(tmp_path) not in (out_dir / "scores.json").read_text()
-    assert emitted[0] == (
-        0,
-        {"progress/prompts": 8.0, "progress/tokens": pytest.approx(emitted[0][1]["progress/tokens"])},
-    )
-    assert "score/needle/400/agent" in emitted[-1][1]
+    step, progress = emitted[0]
+    assert (step, progress["progress/prompts"]) == (12, 12.0)
+    assert progress["progress/tokens"] == sum(row["prompt_tokens"] + row["response_tokens"] for row in rows)
+    assert "score/needle/400/memory_agent" in emitted[-1][1]
     again, _ = run_stage(tmp_path, stage_inputs, name="again/sft", state="other_state")
     assert md5_of_folder(out_dir) == md5_of_folder(again)
 
@@ -111,7 +108,9 @@ def test_a_heldout_row_of_another_corpus_is_refused(tmp_path, stage_inputs):
 
 
 def test_lengths_that_the_window_cannot_hold_are_refused(tmp_path, stage_inputs):
-    agent = MemoryAgentConfig(chunk_tokens=4000, memory_tokens=40, turn_tokens=60, answer_tokens=30)
+    agent = MemoryAgentConfig(
+        chunk_tokens=4000, memory_tokens=40, turn_tokens=60, answer_tokens=30, prompt_order="memory_first"
+    )
     with pytest.raises(InputError, match="window has 2048"):
         run_stage(tmp_path, stage_inputs, agent=agent)
 

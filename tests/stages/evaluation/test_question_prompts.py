@@ -3,19 +3,28 @@
 import pytest
 from evaluation_examples import sample
 
-from stages.common.errors import InputError
 from stages.common.records import Evidence, Span
+from stages.common.truncation import CUT_MARK
 from stages.engines.scripted_engine import ByteTokenizer
-from stages.evaluation.base import CUT_MARK, full_context_prompt
 from stages.evaluation.benchmarks.heldout import evidence_position
+from stages.evaluation.prompting import fit_prompt
+from stages.evaluation.samples import sample_question
+
+
+def fit(context, tokenizer, limit):
+    question = sample_question(
+        sample(1), benchmark="x", context=lambda: context, metric="cover_exact_match", evidence_position=None
+    )
+    return fit_prompt(question.prompt, context, tokenizer, limit)
 
 
 def test_a_long_context_loses_its_middle_and_keeps_the_question():
     context = "START " + "middle " * 300 + "END"
     tokenizer = ByteTokenizer()
-    prompt = full_context_prompt(sample(1), context, tokenizer, 500)
-    text = tokenizer.decode(prompt)
-    assert 495 <= len(prompt) <= 500
+    prompt = fit(context, tokenizer, 500)
+    text = tokenizer.decode(prompt.ids)
+    assert prompt.context_cut
+    assert 495 <= len(prompt.ids) <= 500
     assert "<documents>\nSTART middle" in text
     assert CUT_MARK in text
     assert "middle END\n</documents>" in text
@@ -24,16 +33,16 @@ def test_a_long_context_loses_its_middle_and_keeps_the_question():
 
 def test_a_context_that_fits_exactly_is_whole():
     tokenizer = ByteTokenizer()
-    length = len(full_context_prompt(sample(1), "some context", tokenizer, 10_000))
-    assert "some context" in tokenizer.decode(full_context_prompt(sample(1), "some context", tokenizer, length))
-    assert CUT_MARK in tokenizer.decode(full_context_prompt(sample(1), "some context", tokenizer, length - 1))
+    whole = fit("some context", tokenizer, 10_000)
+    assert not whole.context_cut
+    assert fit("some context", tokenizer, len(whole.ids)) == whole
+    shorter = fit("some context", tokenizer, len(whole.ids) - 1)
+    assert shorter.context_cut
+    assert CUT_MARK in tokenizer.decode(shorter.ids)
 
 
-def test_a_question_over_the_limit_is_refused_with_the_numbers():
-    with pytest.raises(
-        InputError, match=r"question multi_hop-1 has \d+ tokens without any context, .* is 60. Raise it"
-    ):
-        full_context_prompt(sample(1), "context", ByteTokenizer(), 60)
+def test_a_question_over_the_limit_has_no_prompt():
+    assert fit("context", ByteTokenizer(), 60) is None
 
 
 @pytest.mark.parametrize(

@@ -1,49 +1,154 @@
-"""Means and intervals by hand."""
-
-import math
+"""The published scoring rules, trap by trap, by hand."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages.evaluation.scoring import bootstrap, interval, wilson
+from stages.evaluation.scoring import (
+    babilong_label,
+    bfcl_memory,
+    covers,
+    exact_match,
+    hotpot_f1,
+    integer_share,
+    longbench_v2_letter,
+    mmlu_pro_letter,
+    rouge_l,
+    token_f1,
+    true_or_false,
+)
 
 
 @pytest.mark.parametrize(
-    ("mean", "n", "low", "high"),
+    ("response", "score"),
     [
-        # scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
-        (0.5, 10, 0.236593, 0.763407),
-        (0.0, 10, 0.0, 0.277533),
-        (1.0, 10, 0.722467, 1.0),
-        (0.12, 100, 0.069994, 0.198121),
-        (0.75, 100, 0.656955, 0.824548),
-        (1.0, 1, 0.206549, 1.0),
+        ("Oslo", 1.0),
+        ("Therefore, the answer is (Oslo).", 1.0),
+        ("It is **the Oslo**!", 1.0),
+        ("Christiania", 1.0),  # the second gold answer
+        ("Bergen, the answer is Lima", 0.0),
+        ("", 0.0),
+        ("...", 0.0),
+        ("Os", 0.0),  # prediction in gold is the loose form, which pays for fragments
+        ("Which city is Oslo or what is it?", 0.0),  # an echo of the question
+        ("word " * 120 + "Oslo", 0.0),  # a copy of the context
     ],
 )
-def test_wilson(mean, n, low, high):
-    result = wilson(mean, n)
-    assert result[:2] == pytest.approx((low, high), abs=1e-6)
-    assert result.kind == "wilson"
+def test_cover_exact_match_is_the_strict_form(response, score):
+    assert covers(response, ["Oslo", "Christiania"], "Which city is Oslo or what is it?") == score
 
 
-def test_zero_or_one_scores_get_wilsons_interval():
-    assert interval([1.0] * 5 + [0.0] * 5, seed=1) == wilson(0.5, 10)
+def test_exact_match_and_f1_normalise_as_squad_does():
+    assert exact_match("The  Oslo!", ["oslo"]) == 1.0
+    assert exact_match("Oslo in Norway", ["Oslo"]) == 0.0
+    assert token_f1("the city of Oslo", ["Oslo"]) == pytest.approx(2 * (1 / 3) * 1 / (1 / 3 + 1))
+    assert token_f1("red red blue", ["red blue blue"]) == pytest.approx(2 / 3)  # bags, not sets
+    assert token_f1("Lima", ["Oslo", "Lima"]) == 1.0
+    assert token_f1("", ["Oslo"]) == token_f1("the", ["Oslo"]) == 0.0
 
 
-def test_ratios_get_a_bootstrap_that_repeats_for_its_seed():
-    scores = [0.1 * i for i in range(11)]
-    first = interval(scores, seed=1)
-    assert first == interval(scores, seed=1)
-    assert first != interval(scores, seed=2)
-    assert first.kind == "bootstrap"
-    # Mean 0.5, standard error sqrt(0.1 / 11) = 0.0953: about 0.5 +- 1.96 * 0.0953.
-    assert first.low == pytest.approx(0.5 - 1.96 * math.sqrt(0.1 / 11), abs=0.02)
-    assert first.high == pytest.approx(0.5 + 1.96 * math.sqrt(0.1 / 11), abs=0.02)
-    assert first == bootstrap(scores, 1)
+def test_yes_and_no_must_match_exactly_in_hotpotqa():
+    assert hotpot_f1("yes it is", ["yes"]) == 0.0
+    assert hotpot_f1("Yes.", ["yes"]) == 1.0
+    assert hotpot_f1("no", ["no way"]) == 0.0
+    assert hotpot_f1("Medal of Valor", ["Medal of Honor"]) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("scores", [[0.4], [0.2, 0.6, 0.4], [0.4] * 50])
-def test_few_or_equal_ratios_get_wilsons_interval_of_their_mean(scores):
-    low, high, kind = interval(scores, seed=1)
-    assert kind == "wilson"
-    assert (low, high) == pytest.approx(wilson(0.4, len(scores))[:2])
-    assert low < 0.4 < high
+def test_rouge_l_is_the_longest_common_subsequence():
+    # "the cat mat" is common: 3 of 5 and 3 of 4 words.
+    assert rouge_l("the cat on a mat", ["the cat sat mat"]) == pytest.approx(2 * 3 / (5 + 4))
+    assert rouge_l("", ["x"]) == rouge_l("y", ["x"]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "score"),
+    [
+        ("Paragraph 3", "Paragraph 3", 1.0),
+        ("Paragraph 3 or paragraph 4", "Paragraph 3", 0.5),
+        ("3 3 4", "3", 2 / 3),
+        ("Paragraph 13", "Paragraph 3", 0.0),
+        ("three", "3", 0.0),
+    ],
+)
+def test_extra_integers_cost(response, gold, score):
+    assert integer_share(response, gold) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("The correct answer is (B)", 1.0),
+        ("The **correct answer is (B)**", 1.0),
+        ("The correct answer is B.", 1.0),
+        ("The correct answer is (C). No: The correct answer is (B)", 0.0),  # the first one counts
+        ("The correct answer is A, or The correct answer is (B)", 1.0),  # brackets first
+        ("the correct answer is (B)", 0.0),  # case-sensitive
+        ("(B)", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_longbench_v2_reads_one_sentence_only(response, score):
+    assert longbench_v2_letter(response, "B") == score
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("the answer is (J)", 1.0),
+        ("the answer is J.", 1.0),
+        ("Answer: A\nAnswer: J", 1.0),  # the last
+        ("I take A, no, J", 1.0),  # the last lone capital
+        ("the answer is (A). J", 0.0),
+        ("JJ", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_mmlu_pro_falls_back_twice(response, score):
+    assert mmlu_pro_letter(response, "J") == score
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("Kitchen", 1.0),
+        ("The kitchen. Not the garden.", 1.0),  # the first sentence alone
+        ("The kitchen or the garden", 0.0),
+        ("The office kitchen", 1.0),  # the question names the office
+        ("", 0.0),
+    ],
+)
+def test_babilong_takes_the_only_label_of_the_first_sentence(response, score):
+    labels = ["kitchen", "garden", "office"]
+    assert babilong_label(response, "kitchen", labels, "Where was Mary before the office?") == score
+
+
+def test_babilong_lists_must_be_exactly_the_set():
+    labels = ["apple", "milk", "football"]
+    assert babilong_label("milk and an apple", "apple,milk", labels, "What does Mary carry?") == 1.0
+    assert babilong_label("milk", "apple,milk", labels, "What does Mary carry?") == 0.0
+
+
+def test_bfcl_takes_whole_words_after_its_own_normalising():
+    assert bfcl_memory("It is 08:00 AM.", ["08:00 AM"]) == 1.0
+    assert bfcl_memory("Michaela", ["Michael"]) == 0.0
+    assert bfcl_memory("e-mail (him)", ["email him"]) == 1.0
+    assert bfcl_memory("", ["x"]) == bfcl_memory("x", [""]) == 0.0
+
+
+def test_the_last_verdict_counts():
+    assert true_or_false("FALSE, I thought.\nNo: true", "true") == 1.0
+    assert true_or_false("TRUE or FALSE", "true") == true_or_false("TRUE or FALSE", "false") == 0.0
+    assert true_or_false("untrue", "true") == 0.0
+
+
+@given(st.text(max_size=200))
+def test_no_text_raises_and_blanks_earn_nothing(text):
+    question = "Which city lies at the fjord?"
+    scores = [
+        covers(text, ["Oslo"], question), exact_match(text, ["Oslo"]), token_f1(text, ["Oslo"]), rouge_l(text, ["Oslo"]),
+        integer_share(text, "7"), longbench_v2_letter(text, "B"), mmlu_pro_letter(text, "B"),
+        babilong_label(text, "kitchen", ["kitchen"], question), bfcl_memory(text, ["Oslo"]), true_or_false(text, "true"),
+    ]  # fmt: skip
+    assert all(0.0 <= score <= 1.0 for score in scores)
+    if not text.strip():
+        assert not any(scores)

@@ -61,10 +61,10 @@ def test_each_tensor_is_the_sce_merge_of_its_namesakes(folders):
     base = load_file(folders["base"] / "model.safetensors")
     # 0.5 and 1.0 above the base: w = 0.2 and 0.8, so 0.9 above.
     torch.testing.assert_close(merged["model.norm.weight"], base["model.norm.weight"] + 0.9)
-    assert reports["model.norm.weight"].sce.weights == pytest.approx((0.2, 0.8))
-    assert reports["model.norm.weight"].sce.cosine == pytest.approx(1.0)
+    assert reports["model.norm.weight"].figures.weights == pytest.approx((0.2, 0.8))
+    assert reports["model.norm.weight"].figures.cosine == pytest.approx(1.0)
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
-    assert reports["steps"].sce is None
+    assert reports["steps"].figures is None
     assert merged["steps"].tolist() == [3]
 
 
@@ -255,7 +255,7 @@ def test_the_stage_writes_model_pointer_and_report_and_repeats_its_bytes(folders
         inputs[name] = tmp_path / "outputs" / name
         inputs[name].mkdir(parents=True)
         write_model_pointer(inputs[name], folders[folder])
-    config = MergeStage(merge=MergeConfig(method="sce", select_topk=1.0, weighting="scale_free"))
+    config = MergeStage(merge=MergeConfig(method="sce", select_topk=1.0, weighting="scale_free", weights=None))
     emitted = []
     sums = []
     for number in range(2):
@@ -272,6 +272,8 @@ def test_the_stage_writes_model_pointer_and_report_and_repeats_its_bytes(folders
         "erased_fraction": 0.0,
         "weight_stage3": pytest.approx(0.2),
         "weight_memory": pytest.approx(0.8),
+        "cosine_to_stage3": pytest.approx(1.0),
+        "cosine_to_memory": pytest.approx(1.0),
     }
     assert [row["name"] for row in report["tensors"]] == ["model.embed_tokens.weight", "model.norm.weight", "steps"]
     assert emitted[0][1]["merge/weight_memory"] == pytest.approx(0.8)

@@ -63,7 +63,7 @@ def _scores(model: str) -> list[dict]:
     rows += [score(f"needle/{length}", level, 0.4, 4) for length in (512, 256)]
     rows += [score(f"dialogue/{length}", level / 2, 0.4, 2) for length in (256, 512)]
     if model in WITH_AGENT:
-        rows += [score(f"heldout/{task}", level / 2, 0.5, 1, mode="agent") for task in TASKS]
+        rows += [score(f"heldout/{task}", level / 2, 0.5, 1, mode="memory_agent") for task in TASKS]
     return rows
 
 

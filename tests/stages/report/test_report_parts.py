@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.report.figures import metric_panel, score_panel, with_own_ids
-from stages.report.load import Score
+from stages.report.load import TRAINED, Score
 from stages.report.scores import Interval, compare, mean_over_tasks, table_of
 from stages.report.tables import number, tables_of_summary
 from stages.report.training import first_to_last, task_keys, training_table
@@ -35,14 +35,14 @@ def test_mean_over_tasks_counts_each_task_once_and_adds_limits_in_squares():
 def test_questions_never_asked_are_absent_not_zero():
     scores = {
         "base": [
-            Score(benchmark="heldout/numerical", mode="agent", n=0, mean=None),
+            Score(benchmark="heldout/numerical", mode="memory_agent", n=0, mean=None),
             Score(benchmark="heldout/numerical", mode="full_context", n=0, mean=0.0),
             Score(benchmark="needle/1024", mode="full_context", n=2, mean=0.5),
             Score(benchmark="needle/256", mode="full_context", n=2, mean=0.5, ci_low=0.1, ci_high=0.9),
             Score(benchmark="heldout/multi_hop", mode="full_context", n=2, mean=0.5, ci_low=0.1, ci_high=0.9),
         ]
     }
-    assert table_of(scores, "agent") == {}
+    assert table_of(scores, "memory_agent") == {}
     assert list(table_of(scores, "full_context")) == ["heldout/multi_hop", "needle/256", "needle/1024"]
 
 
@@ -105,7 +105,9 @@ def test_first_to_last_survives_gaps():
 
 def test_masked_updates_are_counted_only_where_recorded():
     steps = [{"aepo/masking": 0.0}, {"aepo/masking": 1.0}, {"aepo/masking": 1.0}]
-    table = training_table({"stage1": steps, "stage2": [{"reward/mean": 0.1}]})
+    table = training_table(
+        {"stage1": steps, "stage2": [{"reward/mean": 0.1}]}, {f"metrics_{s}": f"../{s}" for s in TRAINED}
+    )
     by_stage = {row[0]: row[table.header.index("updates masked")] for row in table.rows}
     assert by_stage["stage1"] == "2"
     assert by_stage["stage2"] == "–"
@@ -169,7 +171,7 @@ def test_labels_in_figures_are_escaped_and_never_formulas():
 
 
 def test_score_panel_draws_models_that_exist_only():
-    picture = score_panel("numerical", {"full_context": {"base": Interval(0.12, 0.05, 0.19, 100)}, "agent": {}})
+    picture = score_panel("numerical", {"full_context": {"base": Interval(0.12, 0.05, 0.19, 100)}, "memory_agent": {}})
     assert "base 12" in picture.alt
     assert picture.svg.startswith("<svg")
     assert "<metadata" not in picture.svg

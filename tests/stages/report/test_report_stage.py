@@ -99,7 +99,7 @@ def test_equal_inputs_give_equal_bytes_and_nothing_volatile(rendered, shared_inp
         assert not re.search(rb"20\d\d-\d\d-\d\d", first)
 
 
-def test_a_new_process_writes_the_same_bytes(rendered, shared_inputs, tmp_path):
+def test_a_new_process_writes_the_same_bytes(rendered, shared_inputs, tmp_path_factory):
     """Hash randomisation must not reach the SVGs."""
     code = (
         "import sys, json; from pathlib import Path; from stages.report.config import *; from stages.report.report import run\n"
@@ -108,8 +108,9 @@ def test_a_new_process_writes_the_same_bytes(rendered, shared_inputs, tmp_path):
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     named = json.dumps({name: str(path) for name, path in shared_inputs.items()})
-    subprocess.run([sys.executable, "-c", code, named, str(tmp_path / "two")], check=True)
-    assert (tmp_path / "two" / "report.html").read_text(encoding="utf-8") == rendered[1]
+    two = tmp_path_factory.getbasetemp() / "rendered_again"  # as far from the inputs as the first: links are relative
+    subprocess.run([sys.executable, "-c", code, named, str(two)], check=True)
+    assert (two / "report.html").read_text(encoding="utf-8") == rendered[1]
 
 
 def test_page_loads_nothing_and_runs_nothing(rendered):
@@ -123,7 +124,9 @@ def test_page_loads_nothing_and_runs_nothing(rendered):
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "xlink:href"):
-                assert value.startswith("#"), (tag, name, value)
+                # A place on the page or a file beside the report; nothing with a scheme or a host.
+                assert re.match(r"#|\.\./(?!/)[^:]*$", value), (tag, name, value)
+                assert tag == "a" or value.startswith("#"), (tag, name, value)
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
     assert ("meta", "default-src 'none'; style-src 'unsafe-inline'") in [(t, a.get("content")) for t, a in page.tags]
@@ -148,7 +151,7 @@ def test_ids_are_unique_over_all_figures(rendered):
     used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
     assert len(ids) == len(set(ids))
     assert used <= set(ids)
-    assert html.count("<svg") == 15
+    assert html.count("<svg") == 17
 
 
 def test_title_is_escaped(rendered):
@@ -191,7 +194,7 @@ def test_every_metric_missing_still_gives_a_report(report_inputs, tmp_path):
     assert "on none of 0 benchmarks" in markdown
 
 
-@pytest.mark.parametrize("content", ["{}", '{"scores": [{"mode": "agent"}]}', "[]", "{"])
+@pytest.mark.parametrize("content", ["{}", '{"scores": [{"mode": "memory_agent"}]}', "[]", "{"])
 def test_damaged_scores_name_the_file(report_inputs, tmp_path, content):
     (report_inputs["evaluate_merge"] / "scores.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"merge.scores\.json.*run again"):
@@ -213,3 +216,47 @@ def test_missing_input_names_the_file(report_inputs, tmp_path):
     report_inputs["metrics_stage3"].unlink()
     with pytest.raises(InputError, match=r"stage3\.jsonl does not exist"):
         report(report_inputs, tmp_path / "out")
+
+
+def test_every_number_of_a_table_links_to_a_file_that_is_there(shared_inputs, tmp_path_factory):
+    """Cells of numbers in score tables, training, data and merge; only the paper's own stand alone."""
+    out = tmp_path_factory.mktemp("linked")
+    _, html = report(shared_inputs, out)
+    page = Page(html)
+    links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    files = {link for link in links if not link.startswith("#")}
+    assert all((out / link).is_file() for link in files), files
+    for name, path in shared_inputs.items():
+        inside = [path] if path.is_file() else [path / "scores.json"]
+        assert all(any((out / link).resolve() == file.resolve() for link in files) for file in inside), name
+    unlinked = [
+        cell
+        for row in re.findall(r"<tr>(.*?)</tr>", html)
+        for cell in re.findall(r"<td>(.*?)</td>", row)[1:]
+        if re.match(r"[\d.,]+$", cell.strip()) and "paper: " not in row
+    ]
+    papers = {
+        "61.92",
+        "69.59",
+        "70.46",
+        "71.59",
+        "68.53",
+        "71.18",
+        "71.82",
+        "4.24",
+        "17.14",
+        "12.66",
+        "20.34",
+        "21.68",
+        "22.53",
+    }
+    papers |= {"9.52", "14.29", "52.79", "56.07", "56.86", "57.45", "58.62", "57.02", "57.36", "55.56", "59.36"}
+    assert set(unlinked) <= papers
+
+
+def test_failures_are_shown_as_text_with_kind_and_line(rendered):
+    markdown, html = rendered
+    assert "10 of 20 answers of stage4, all benchmarks and modes, scored below 0.5." in markdown
+    section = markdown[markdown.index("## Failures") : markdown.index("## Training")]
+    assert section.count(" of the file") == 10
+    assert "<script>alert(1)</script>" not in html

@@ -1,0 +1,82 @@
+"""The paper's own numbers (arXiv:2512.12967, section 5, percent), shown beside ours. None: not reported, or not at hand.
+
+They belong to Qwen3-30B-A3B-Thinking-2507 (ablations: Qwen3-4B-Thinking-2507), windows of 128K and the official data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODEL = "Qwen3-30B-A3B-Thinking-2507"
+
+# The six long-context benchmarks of Table 7: column, name of our benchmark.
+BENCHMARKS = (
+    ("DocMath", "docmath"),
+    ("LongBench v2", "longbench_v2"),
+    ("Frames", "frames"),
+    ("MRCR", "mrcr"),
+    ("CorpusQA", "corpusqa"),
+    ("LongBench v1 QA", "longbench_v1"),
+)
+
+# Table 7: model, average, the six benchmarks.
+TABLE_7: tuple[tuple[str, float, tuple[float, ...] | None], ...] = (
+    (MODEL, 61.92, (62.26, 49.11, 70.27, 51.27, 71.56, 67.10)),
+    ("the same after naive GRPO", 67.24, (65.12, 55.27, 71.36, 66.92, 76.87, 67.90)),
+    ("after RL stage 4 (QwenLong-L1.5-30B-A3B)", 71.82, None),
+    ("Gemini-2.5-Pro", 72.40, None),
+    ("GPT-5", 74.74, None),
+)
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """What the paper reports of the model after one of our stages."""
+
+    average: float | None = None  # six benchmarks, full context
+    mrcr_agent: float | None = None  # memory agent, MRCR of 512K to 1M tokens
+    corpusqa_agent: float | None = None  # memory agent, CorpusQA of 4M tokens
+
+
+# By our names of the models; the paper has no warm-up.
+STAGES: dict[str, StageScores] = {
+    "base": StageScores(61.92, 4.24, 9.52),
+    "stage1": StageScores(69.59, 17.14),
+    "stage2": StageScores(70.46),
+    "stage3": StageScores(71.59, 12.66),
+    "memory": StageScores(68.53, 20.34),
+    "merge": StageScores(71.18, 21.68),
+    "stage4": StageScores(71.82, 22.53, 14.29),
+}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One line of the paper's ablations on the 4B model: average of the benchmarks, and how to run it here."""
+
+    group: str
+    variant: str
+    average: float
+    here: str
+
+
+ABLATIONS = (
+    Ablation("base model", "Qwen3-4B-Thinking-2507", 52.79, "sft.enabled=false and no RL: evaluate@base"),
+    Ablation("advantage", "GRPO", 56.07, "rl.shared.std_scope=group"),
+    Ablation("advantage", "+ task-balanced sampling", 56.86, "rl.shared.std_scope=group (sampling is always balanced here)"),
+    Ablation("advantage", "+ std of the batch", 57.45, "rl.shared.std_scope=batch"),
+    Ablation("advantage", "+ std of the task in the batch", 58.62, "rl.shared.std_scope=task"),
+    Ablation(
+        "negative clipping", "high-entropy tokens", 57.02,
+        "rl.shared.negative_clipping: {level: token, side: high}, rl.shared.aepo.enabled=false",
+    ),
+    Ablation(
+        "negative clipping", "high-entropy sequences", 57.36,
+        "rl.shared.negative_clipping: {level: sequence, side: high}, rl.shared.aepo.enabled=false",
+    ),
+    Ablation(
+        "negative clipping", "low-entropy tokens", 55.56,
+        "rl.shared.negative_clipping: {level: token, side: low}, rl.shared.aepo.enabled=false",
+    ),
+    Ablation("negative clipping", "AEPO", 59.36, "rl.shared.aepo.enabled=true"),
+)  # fmt: skip

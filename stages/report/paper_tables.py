@@ -1,0 +1,124 @@
+"""Our scores in the form of the paper's tables, with the paper's own numbers beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from stages.report import paper
+from stages.report.load import MODELS
+from stages.report.scores import HELDOUT, Interval, mean_over_tasks
+from stages.report.scores import Table as ScoreTable
+from stages.report.tables import Table, percent
+
+_DASH = "–"
+_NOT_COMPARABLE = (
+    "Rows and columns marked “paper” are the paper's, of a 30B model on the official data. Compare directions, not levels: another model, "
+    "other lengths, and the held-out tasks are our own."
+)
+
+
+def paper_tables(full: ScoreTable, agent: ScoreTable, links: Mapping[str, str]) -> tuple[Table, ...]:
+    """Models by benchmark (Table 7), stage by stage, memory agent, ablations."""
+    return (_by_benchmark(full, links), _by_stage(full, links), _by_agent(agent, links), _ablations())
+
+
+def mean_of_benchmark(table: ScoreTable, model: str, benchmark: str) -> Interval | None:
+    """A benchmark's rows (`mrcr`, `mrcr/2/8192`, ...) each counting once; None if the model was asked none of them."""
+    rows = [row[model] for name, row in table.items() if _is_part(name, benchmark) and model in row]
+    if not rows:
+        return None
+    mean = math.fsum(row.mean for row in rows) / len(rows)
+    below = math.sqrt(math.fsum((row.mean - row.low) ** 2 for row in rows)) / len(rows)
+    above = math.sqrt(math.fsum((row.high - row.mean) ** 2 for row in rows)) / len(rows)
+    return Interval(mean, max(0.0, mean - below), min(1.0, mean + above), sum(row.n for row in rows))
+
+
+def _is_part(name: str, benchmark: str) -> bool:
+    first = name.partition("/")[0].replace("_", "")
+    return first == benchmark.replace("_", "") or (benchmark == "longbench_v1" and first.startswith("longbenchv1"))
+
+
+def _cell(interval: Interval | None) -> str:
+    if interval is None:
+        return _DASH
+    return f"{percent(interval.mean)} [{100 * interval.low:.0f}, {100 * interval.high:.0f}] n={interval.n}"
+
+
+def _figure(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.2f}"
+
+
+def _change(value: float | None, before: float | None) -> str:
+    return _DASH if value is None or before is None else f"{value - before:+.1f}"
+
+
+def _by_benchmark(full: ScoreTable, links: Mapping[str, str]) -> Table:
+    """Table 7: models by benchmark."""
+    rows, row_links = [], []
+    for model in MODELS:
+        scores = [mean_of_benchmark(full, model, benchmark) for _, benchmark in paper.BENCHMARKS]
+        known = [score.mean for score in scores if score is not None]
+        # An average over some of the six would be of other questions than the paper's.
+        average = percent(math.fsum(known) / len(known)) if len(known) == len(paper.BENCHMARKS) else _DASH
+        rows.append((model, _cell(mean_over_tasks(full, model)), average, *(_cell(score) for score in scores)))
+        row_links.append(links[f"evaluate_{model}/scores.json"])
+    for name, mean, theirs in paper.TABLE_7:
+        rows.append((f"paper: {name}", _DASH, _figure(mean), *(_figure(v) for v in theirs or (None,) * 6)))
+        row_links.append("")
+    header = ("model", "held-out tasks", "average of the six", *(column for column, _ in paper.BENCHMARKS))
+    return Table(
+        "Models and benchmarks, in the form of the paper's Table 7",
+        header,
+        tuple(rows),
+        _NOT_COMPARABLE,
+        tuple(row_links),
+    )
+
+
+def _by_stage(full: ScoreTable, links: Mapping[str, str]) -> Table:
+    """What each stage of training adds, full context."""
+    rows, row_links = [], []
+    ours_before = theirs_before = None
+    for model in MODELS:
+        ours = mean_over_tasks(full, model)
+        value = None if ours is None else 100 * ours.mean
+        theirs = paper.STAGES.get(model, paper.StageScores()).average
+        rows.append((model, _cell(ours), _change(value, ours_before), _figure(theirs), _change(theirs, theirs_before)))
+        row_links.append(links[f"evaluate_{model}/scores.json"])
+        ours_before = value if value is not None else ours_before
+        theirs_before = theirs if theirs is not None else theirs_before
+    header = ("model", "held-out tasks", "change", "paper: six benchmarks", "paper: change")
+    note = "Change: from the row above that has a score. The paper has no warm-up (sft). " + _NOT_COMPARABLE
+    return Table("What each stage adds, beside the paper's", header, tuple(rows), note, tuple(row_links))
+
+
+def _by_agent(agent: ScoreTable, links: Mapping[str, str]) -> Table:
+    """The memory agent, on documents beyond the window."""
+    rows, row_links = [], []
+    probes = [name for name in agent if not name.startswith(HELDOUT)]
+    for model in MODELS:
+        theirs = paper.STAGES.get(model, paper.StageScores())
+        rows.append(
+            (
+                model,
+                _cell(mean_over_tasks(agent, model)),
+                *(_cell(agent[name].get(model)) for name in probes),
+                _figure(theirs.mrcr_agent),
+                _figure(theirs.corpusqa_agent),
+            )
+        )
+        row_links.append(links[f"evaluate_{model}/scores.json"])
+    header = ("model", "held-out tasks", *probes, "paper: MRCR 512K to 1M", "paper: CorpusQA 4M")
+    return Table("Memory agent, beside the paper's", header, tuple(rows), _NOT_COMPARABLE, tuple(row_links))
+
+
+def _ablations() -> Table:
+    rows = tuple((a.group, a.variant, _figure(a.average), a.here) for a in paper.ABLATIONS)
+    note = (
+        "Averages of the paper, Qwen3-4B-Thinking-2507. This report is of one run; to see an ablation here, run with the "
+        "parameters of its line and compare the two MLflow runs (`longfuse compare`)."
+    )
+    return Table(
+        "Ablations of the paper, and how to run them here", ("of", "variant", "paper: average", "here"), rows, note
+    )

@@ -1,0 +1,339 @@
+"""Every benchmark from rows in its official form: prompt, gold, score, groups; an echo or silence earns nothing."""
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+from evaluation_examples import document
+
+from stages.common.chat import ChatFailedError, ChatReply, Usage
+from stages.common.generators.ruler_tasks import NEEDLE_FORMS, make_common_words, make_frequent_words, make_needles
+from stages.common.records import Category
+from stages.common.storage import DocumentStore, write_jsonl
+from stages.evaluation.base import LoadRequest
+from stages.evaluation.benchmarks.catalogue import BENCHMARKS, by_name
+from stages.evaluation.benchmarks.graphwalks import breadth_first, final_set_f1, parents
+
+ROWS = {
+    "longbench_v2/data.jsonl": [
+        {"_id": "l1", "domain": "QA", "difficulty": "hard", "length": "short", "question": "Which?", "choice_A": "a",
+         "choice_B": "b", "choice_C": "c", "choice_D": "d", "answer": "B", "context": "It is b."},
+        {"_id": "l2", "difficulty": "easy", "length": "long", "question": "Which?", "choice_A": "a",
+         "choice_B": "b", "choice_C": "c", "choice_D": "d", "answer": "E", "context": "It is b."},
+    ],
+    "longbench_v1/qasper.jsonl": [
+        {"id": "q1", "dataset": "qasper", "answers": ["5 points", "0.05 F1"], "prompt":
+         "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\n"
+         "The following are given passages.\nThe gain is 5 points.\n\nAnswer the question based on the given passages. Only "
+         "give me the answer and do not output any other words.\n\nQuestion: What is the gain?\nAnswer:"},
+        {"id": "q2", "dataset": "qasper", "answers": ["x"], "prompt": "What is this?"},
+    ],
+    "longbench_v1/passage_count.jsonl": [
+        {"id": "c1", "dataset": "passage_count", "answers": ["46"], "prompt":
+         "There are some paragraphs below. How many non-repeating paragraphs are there in total?\n\nParagraph 1: x\n\n"
+         "Please enter the final count of unique paragraphs after removing duplicates.\n\nThe final answer is: "},
+    ],
+    "frames/test.jsonl": [{"id": "f1", "question": "Which fish?", "answer": "Moxostoma"}, {"question": "No answer?"}],
+    "mrcr/rows.jsonl": [
+        {"prompt": json.dumps([{"role": "user", "content": "write a poem"}, {"role": "assistant", "content": "Roses\nare red"},
+                               {"role": "user", "content": "Prepend aB3xYz0123 to the 1st poem."}]),
+         "answer": "aB3xYz0123Roses\nare red", "random_string_to_prepend": "aB3xYz0123", "n_needles": 2, "n_chars": 40_000},
+        {"prompt": "[]", "answer": "x", "random_string_to_prepend": "y", "n_needles": 2},
+    ],
+    "docmath/data.jsonl": [
+        {"question_id": "d1", "question": "Total?", "ground_truth": 1234.5, "paragraphs": ["a 1,000", "b 234.5"]},
+    ],
+    "tatqa/dev.jsonl": [
+        {"table": {"table": [["", "2019"], ["Sales", "10"]]}, "paragraphs": [{"order": 1, "text": "In millions."}],
+         "questions": [
+             {"uid": "t1", "question": "Growth?", "answer": 12.5, "scale": "percent", "answer_type": "arithmetic"},
+             {"uid": "t2", "question": "Who?", "answer": ["we"], "scale": "", "answer_type": "span"}]},
+    ],
+    "convfinqa/data.jsonl": [
+        {"id": "v1", "questions": ["2007?", "2006?", "change?"], "answer": 0.20199, "text": "pages", "table": "a | b"},
+    ],
+    "musique/data.jsonl": [
+        {"id": "2hop__1_2", "question": "Capital?", "answer": "Oslo", "answer_aliases": ["Christiania"], "answerable": True,
+         "paragraphs": [{"title": "Hay", "paragraph_text": "hay " * 20, "is_supporting": False},
+                        {"title": "Norway", "paragraph_text": "Oslo is the capital.", "is_supporting": True}]},
+        {"id": "3hop__1", "question": "?", "answer": "x", "answerable": False, "paragraphs": []},
+    ],
+    "hotpotqa/data.jsonl": [
+        {"_id": "h1", "question": "Medal?", "answer": "Medal of Honor", "type": "bridge", "level": "medium",
+         "context": [["Hay", ["hay."]], ["Film", ["He got ", "the Medal of Honor."]]], "supporting_facts": [["Film", 0]]},
+    ],
+    "qmsum/val.jsonl": [
+        {"meeting_id": "m1", "meeting_transcripts": [{"speaker": "A", "content": "Let us begin."}, {"speaker": "B", "content": "Yes."}],
+         "general_query_list": [{"query": "Summarize", "answer": "They begin."}],
+         "specific_query_list": [{"query": "What did B say?", "answer": "B said yes.", "relevant_text_span": [["1", "1"]]}]},
+    ],
+    "nocha/book.claims.jsonl": [{"book_title": "book", "claim": "Anne is tall.", "type": False, "index": 3}],
+    "longmemeval/data.jsonl": [
+        {"question_id": "m1", "question_type": "temporal-reasoning", "question": "How many days?", "answer": "7 days",
+         "question_date": "2023/04/12", "answer_session_ids": ["a_1"],
+         "evidence_sessions": [{"date": "2023/03/10", "turns": [{"role": "user", "content": "I ran on Monday."}]}]},
+        {"question_id": "m2_abs", "question_type": "multi-session", "question": "Which cat?", "answer": "You have no cat",
+         "question_date": "2023/04/12", "answer_session_ids": ["a_2"],
+         "evidence_sessions": [{"date": "2023/01/01", "turns": [{"role": "user", "content": "I have a dog."}]}]},
+    ],
+    "bfcl_v4_memory/questions_customer.jsonl": [
+        {"id": "b1", "question": [[{"role": "user", "content": "What is my first name?"}]], "ground_truth": ["Michael"],
+         "scenario": "customer", "source": "My name is Michael"},
+    ],
+    "bfcl_v4_memory/prereq_customer.jsonl": [
+        {"topic": "Hello", "question": [[{"role": "user", "content": "Hi there. My name is Michael, and I am new."}]]},
+    ],
+    "mmlu_pro/data.jsonl": [
+        {"question_id": 1, "question": "Evolution is", "options": ["a law", "a fact", "N/A"], "answer": "B", "category": "biology"},
+        {"question_id": 2, "question": "?", "options": ["a"], "answer": "J", "category": "biology"},
+    ],
+    "live_math/data.jsonl": [{"id": "r1", "difficulty": "regular", "question": "1 + 400?", "answer": "401"}],
+}  # fmt: skip
+BABI = "1 Mary moved to the bathroom.\n2 John went to the hallway.\n3 Where is Mary? \tbathroom\t1\nno number\n1 Where? \tx\t1\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for name, rows in ROWS.items():
+        write_jsonl(folder / name, rows)
+    (folder / "nocha" / "book.txt").write_text("Anne is small.")
+    (folder / "babilong").mkdir()
+    (folder / "babilong" / "qa1_single-supporting-fact_test.txt").write_text(BABI)
+    prose = "It was a bright day. The clock struck one. Nobody came. " * 40
+    write_jsonl(
+        folder / "documents.jsonl",
+        [
+            document(Category.GENERAL, "prose", prose),
+            document(Category.DIALOGUES, "chat", "ann: hello\nbob: hi there\n" * 9),
+        ],
+    )
+    return folder
+
+
+def load(name, data, limit=None, lengths=(200,)):
+    asked = LoadRequest(
+        data_dir=data, use_hub=False, limit=limit, lengths=lengths, seed=1, count_tokens=lambda text: len(text) // 4,
+        documents=DocumentStore([data / "documents.jsonl"]),
+    )  # fmt: skip
+    benchmark = by_name()[name]
+    assert benchmark.available(asked).at_hand, benchmark.available(asked).reason
+    return benchmark.load(asked)
+
+
+def prompt_of(question):
+    context = question.context()
+    return question.prompt(context if isinstance(context, str) else context.read_text())
+
+
+MADE = ("babilong", "graphwalks", "needle", "ruler")
+FROM_ROWS = [benchmark.name for benchmark in BENCHMARKS if benchmark.name not in ("heldout", "dialogue_recall", *MADE)]
+
+
+def test_names_are_unique():
+    assert len(by_name()) == len(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", [*FROM_ROWS, *MADE])
+def test_a_gold_answer_scores_one_silence_and_echo_nothing(name, data):
+    loaded = load(name, data, limit=13 if name in MADE else None)
+    assert loaded.questions
+    for question in loaded.questions:
+        gold = question.gold if isinstance(question.gold, str) else question.gold[0] if question.gold else ""
+        right = {"longbench_v2": f"The correct answer is ({gold})"}.get(name, gold)
+        if name == "graphwalks":
+            right = f"Final Answer: [{', '.join(question.gold)}]"
+        if name == "ruler":
+            right = " ".join(question.gold)
+        assert question.score(right) == 1.0
+        assert question.score("") == 0.0
+        assert question.score("\n") == 0.0
+        echo = "\n".join(message["content"] for message in question.closed_book_messages())
+        assert question.score(echo) <= (0.2 if question.metric == "rouge_l" else 0.0)  # small words are common
+        assert all(score(right) > 0 for score in question.more_metrics.values())
+        for part in ("", prompt_of(question)[0]["content"][:7]):
+            assert question.prompt(part)[-1]["role"] == "user"
+
+
+@pytest.mark.parametrize("name", [*FROM_ROWS, *MADE])
+def test_the_first_n_are_a_part_of_the_first_n_plus_one(name, data):
+    one, two = load(name, data, limit=1).questions, load(name, data, limit=2).questions
+    assert len(one) == 1
+    assert one[0].id == two[0].id
+    assert one[0].context() == two[0].context()
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "reason"),
+    [
+        ("longbench_v2", "data.jsonl:2", "no letter A to D"),
+        ("longbench_v1", "qasper.jsonl:2", "none of LongBench's forms"),
+        ("frames", "test.jsonl:2", "no field 'Answer'"),
+        ("mrcr", "rows.jsonl:2", "not enough values"),
+        ("musique", "data.jsonl:2", "it has no answer"),
+        ("mmlu_pro", "data.jsonl:2", "none of 1 options"),
+        ("babilong", "qa1_single-supporting-fact_test.txt:4", "no numbered line"),
+    ],
+)
+def test_broken_rows_are_named(name, where, reason, data):
+    broken = {row.where: row.reason for row in load(name, data).broken}
+    assert reason in broken[where]
+
+
+def test_longbench_v2_asks_in_the_official_form(data):
+    (question,) = load("longbench_v2", data).questions
+    assert prompt_of(question)[0]["content"] == (
+        "Please read the following text and answer the question below.\n\n<text>\nIt is b.\n</text>\n\n"
+        "What is the correct answer to this question: Which?\nChoices:\n(A) a\n(B) b\n(C) c\n(D) d\n\n"
+        'Format your response as follows: "The correct answer is (insert answer here)".'
+    )
+    assert question.groups == {"difficulty": "hard", "length": "short", "domain": "QA"}
+    assert question.judge is None
+
+
+def test_longbench_v1_puts_its_finished_prompt_together_again(data):
+    questions = {question.benchmark: question for question in load("longbench_v1", data).questions}
+    qasper, count = questions["longbench_v1/qasper"], questions["longbench_v1/passage_count"]
+    assert qasper.context() == "The gain is 5 points."
+    assert prompt_of(qasper)[0]["content"] == ROWS["longbench_v1/qasper.jsonl"][0]["prompt"]
+    assert qasper.question == "What is the gain?"
+    assert qasper.more_metrics["f1"]("the 5 points") == 1.0
+    assert prompt_of(count)[0]["content"] == ROWS["longbench_v1/passage_count.jsonl"][0]["prompt"]
+    assert count.score("46 or 47") == 0.5
+
+
+def test_mrcr_is_a_conversation_even_when_its_middle_is_cut(data):
+    (question,) = load("mrcr", data).questions
+    assert prompt_of(question) == [
+        {"role": "user", "content": "write a poem"},
+        {"role": "assistant", "content": "Roses\nare red"},
+        {"role": "user", "content": "Prepend aB3xYz0123 to the 1st poem."},
+    ]
+    cut = question.prompt(question.context()[:16] + "\n[...]\n" + question.context()[-4:])
+    assert [message["role"] for message in cut] == ["user", "user"]
+    assert question.score("aB3xYz0123Roses\nare blue") == pytest.approx(2 * 11 / (13 + 14))  # "Roses are " and one e
+    assert question.score(" aB3xYz0123Roses\nare red") == 0.0  # nothing is stripped
+    assert question.groups == {"characters": "8K-16K tokens"}
+
+
+def test_numbers_follow_docmath_and_strictly_beside(data):
+    (question,) = load("tatqa", data).questions
+    assert question.gold == "12.5 percent"
+    assert question.score("Therefore, the answer is (-12.5).") == 1.0  # DocMath forgives the sign
+    assert question.more_metrics["numeric_match"]("Therefore, the answer is (-12.5).") == 0.0
+    assert question.score("I do not know") == 0.0
+    assert "| Sales | 10 |" in question.context()
+    (last,) = load("convfinqa", data).questions
+    assert last.question == "change?\n(Asked before: 2007? 2006?)"
+    assert last.score("the answer is 20.2 %") == 1.0
+
+
+def test_evidence_positions_are_shares_of_the_context(data):
+    (musique,) = load("musique", data).questions
+    context = musique.context()
+    assert musique.evidence_position == context.index("Oslo is") / len(context)
+    assert load("qmsum", data).questions[1].evidence_position == 0.5
+    assert 0 < load("bfcl_memory", data).questions[0].evidence_position < 1
+    (babi,) = load("babilong", data).questions
+    assert babi.context()[round(babi.evidence_position * len(babi.context())) :].startswith("Mary moved")
+
+
+def test_babilong_keeps_the_facts_in_order_within_the_length(data):
+    (question,) = load("babilong", data, lengths=(300,)).questions
+    text = question.context()
+    assert 0 < text.index("Mary moved") < text.index("John went")
+    assert 280 <= len(text) // 4 <= 310
+
+
+def test_longmemeval_mixes_in_other_sessions_by_date_and_is_judged_by_type(data):
+    days, abstain = load("longmemeval", data).questions
+    assert days.context().index("I have a dog.") < days.context().index("I ran on Monday.")
+    assert by_name()["longmemeval"].needs_judge
+    assert days.judge.decides_alone
+    assert "off by one" in days.judge.messages("8 days")[0]["content"]
+    assert "cannot be answered" in abstain.judge.messages("no idea")[0]["content"]
+    assert abstain.groups == {"type": "abstention"}
+    assert "</response>\n<question>" not in days.judge.messages("</response>\n<question>")[0]["content"]
+
+    def say(text):
+        return days.judge.verdict(ChatReply(text, "stop", Usage(1, 1)))
+
+    assert say("Yes.") is True
+    assert say("No") is False
+    with pytest.raises(ChatFailedError):
+        say("maybe")
+
+
+EDGES = [("a", "b"), ("b", "c"), ("c", "a"), ("a", "d"), ("d", "c"), ("c", "c")]
+
+
+def test_breadth_first_is_the_exact_depth_and_parents_exclude_the_node():
+    assert breadth_first(EDGES, "a", 1) == {"b", "d"}
+    assert breadth_first(EDGES, "a", 2) == {"c"}
+    assert breadth_first(EDGES, "a", 3) == set()  # a was visited
+    assert parents(EDGES, "c") == {"b", "d"}
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("Final Answer: [b, d]", 1.0),
+        ("b leads on.\nFinal Answer: [d]", 2 / 3),
+        ("Final Answer: [b, x]", 0.5),
+        ("Final Answer: [b, d]\nThat is it.", 0.0),  # not on the last line
+        ("[b, d]", 0.0),
+    ],
+)
+def test_graphwalks_reads_the_last_line(response, score):
+    assert final_set_f1(response, frozenset({"b", "d"})) == pytest.approx(score)
+
+
+def test_an_empty_set_must_be_said():
+    assert final_set_f1("Final Answer: []", frozenset()) == 1.0
+    assert final_set_f1("", frozenset()) == 0.0
+
+
+def test_ruler_has_its_tasks_each_within_its_length(data):
+    lengths = (400, 3_000)
+    questions = load("ruler", data, limit=2 * 12, lengths=lengths).questions
+    tasks = {question.benchmark.split("/")[1] for question in questions}
+    # No SQuAD here, and the prose has too few words for a list of common ones.
+    assert tasks == {*NEEDLE_FORMS, "vt", "fwe", "qa_2"}
+    for question in questions:
+        _, task, length = question.benchmark.split("/")
+        context = question.context()
+        assert all(gold in context for gold in question.gold)
+        if task != "qa_2":
+            assert 0.85 * int(length) <= len(context) // 4 <= int(length) + 1, task
+    by_task = {question.benchmark: question for question in questions}
+    several = by_task["ruler/niah_multiquery/400"]
+    assert len(several.gold) == 4
+    assert several.score(f"{several.gold[0]} and {several.gold[3]}") == 0.5
+    assert several.answer_prefix.endswith("mentioned in the provided text are")
+    chain = by_task["ruler/vt/400"]
+    assert len(chain.gold) == 5
+    places = [chain.context().index(f"VAR {name} =") for name in chain.gold]
+    assert places == sorted(places)
+    assert by_task["ruler/qa_2/400"].metric == "any_contained"
+
+
+def test_rulers_words_have_the_frequencies_that_are_asked_for():
+    def count(text):
+        return len(text) // 4
+
+    words = [f"{a}{b}{c}word" for a in "abcdefgh" for b in "abcdefgh" for c in "abcdefgh"]
+    common = make_common_words(words, 4_000, random.Random(1), count)
+    times = Counter(line.split(". ")[1] for line in common.context.splitlines())
+    assert {times[word] for word in common.golds} == {30}
+    assert max(count for word, count in times.items() if word not in common.golds) == 3
+    frequent = make_frequent_words(4_000, random.Random(1), count)
+    ranked = [word for word, _ in Counter(frequent.context.split()).most_common(4)]
+    assert ranked == ["....", *frequent.golds]
+
+
+def test_a_hay_of_needles_does_not_run_out_of_keys():
+    task = make_needles(NEEDLE_FORMS["niah_multikey_2"], "", 60_000, random.Random(1), lambda text: len(text) // 4)
+    keys = re.findall(r"numbers for ([\w-]+) is", task.context)
+    assert len(keys) == len(set(keys)) > 2_500
