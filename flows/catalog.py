@@ -18,11 +18,13 @@ from stages.common.errors import ConfigError
 TASKS = ("multi_hop", "numerical", "reading_comprehension", "dialogue_memory", "multiple_choice")
 
 CORPUS = "${ingest.sources}"  # resolved from params.yaml, by DVC in dvc.yaml and by `input_paths` here
+BENCHMARKS = "${ingest.decontaminate_against}"  # the same
 TOKENIZER = "outputs/base_model/data/model/tokenizer.json"
 BASE = "outputs/base_model/data"
 BASE_WEIGHTS = "outputs/base_model/data/model"  # what a pass-through sft points at
 DOCUMENTS = "outputs/assemble/data/documents.jsonl"
 TRAIN = "outputs/stratify/data/train.jsonl"
+HELDOUT = "outputs/stratify/data/heldout.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class StageSpec:
 
     params: field of the config type -> dotted key in params.yaml.
     inputs: name -> path relative to the project; a folder or a file in a folder.
+    trains: may run on several processes (train.distributed).
     """
 
     name: str
@@ -39,6 +42,7 @@ class StageSpec:
     params: Mapping[str, str]
     inputs: Mapping[str, str]
     uses_model: bool = False
+    trains: bool = False
 
     @property
     def folder(self) -> Path:
@@ -64,9 +68,10 @@ class StageSpec:
         return loaded
 
     def input_paths(self, params: Mapping[str, Any]) -> dict[str, Path]:
-        """The inputs with `${ingest.sources}` filled in."""
+        """The inputs with `${ingest.sources}` and the like filled in."""
+        keys = {CORPUS: "sources", BENCHMARKS: "decontaminate_against"}
         return {
-            name: Path(params["ingest"]["sources"]) if path == CORPUS else Path(path)
+            name: Path(params["ingest"][keys[path]]) if path in keys else Path(path)
             for name, path in self.inputs.items()
         }
 
@@ -78,11 +83,12 @@ def _load(target: str) -> Any:
 
 def _synthesize(task: str, documents: str) -> StageSpec:
     module = {"dialogue_memory": "dialogue"}.get(task, task)
+    configs = {"reading_comprehension": "ReadingStage", "numerical": "NumericalStage", "multi_hop": "MultiHopStage"}
     return StageSpec(
         name=f"synthesize@{task}",
-        config="stages.synthesis.config:SynthesizeStage",
+        config=f"stages.synthesis.config:{configs.get(task, 'SynthesizeStage')}",
         run=f"stages.synthesis.{module}:run",
-        params={"generator": f"synthesize.{task}", "seed": "seed"},
+        params={"generator": f"synthesize.{task}", "writer": "endpoints.writer", "seed": "seed"},
         inputs={"documents": f"outputs/ingest/data/{documents}"},
     )
 
@@ -92,9 +98,22 @@ def _rl(stage: str, parent: str) -> StageSpec:
         name=f"rl@{stage}",
         config="stages.rl.config:RLStage",
         run="stages.rl.stage:run",
-        params={"shared": "rl.shared", "stage": f"rl.{stage}", "train": "train", "seed": "seed"},
-        inputs={"parent": parent, "train": TRAIN, "documents": DOCUMENTS, "base_model": BASE_WEIGHTS},
+        params={
+            "shared": "rl.shared",
+            "stage": f"rl.{stage}",
+            "judge": "endpoints.judge",
+            "train": "train",
+            "seed": "seed",
+        },
+        inputs={
+            "parent": parent,
+            "train": TRAIN,
+            "heldout": HELDOUT,
+            "documents": DOCUMENTS,
+            "base_model": BASE_WEIGHTS,
+        },
         uses_model=True,
+        trains=True,
     )
 
 
@@ -103,12 +122,19 @@ def _evaluate(model: str, data: str) -> StageSpec:
         name=f"evaluate@{model}",
         config="stages.evaluation.config:EvaluateStage",
         run="stages.evaluation.evaluate:run",
-        params={"shared": "evaluate.shared", "plan": f"evaluate.{model}", "train": "train", "seed": "seed"},
+        params={
+            "shared": "evaluate.shared",
+            "plan": f"evaluate.{model}",
+            "judge": "endpoints.judge",
+            "train": "train",
+            "seed": "seed",
+        },
         inputs={
             "model": data,
-            "heldout": "outputs/stratify/data/heldout.jsonl",
+            "heldout": HELDOUT,
             "documents": DOCUMENTS,
             "base_model": BASE_WEIGHTS,
+            "benchmarks": "data/evaluation",
         },
         uses_model=True,
     )
@@ -140,7 +166,7 @@ _SPECS = (
         config="stages.ingest.config:IngestStage",
         run="stages.ingest.stage:run",
         params={"ingest": "ingest"},
-        inputs={"corpus": CORPUS, "tokenizer": TOKENIZER},
+        inputs={"corpus": CORPUS, "benchmarks": BENCHMARKS, "tokenizer": TOKENIZER},
     ),
     _synthesize("multi_hop", "documents"),
     _synthesize("numerical", "documents"),
@@ -171,15 +197,22 @@ _SPECS = (
         config="stages.synthesis.config:StratifyStage",
         run="stages.synthesis.stratify:run",
         params={"stratify": "stratify", "seed": "seed"},
-        inputs={"verified": "outputs/verify/data"},
+        inputs={
+            "verified": "outputs/verify/data",
+            "documents": DOCUMENTS,
+            "summary_ingest": "outputs/ingest/data/summary.json",
+            **{f"summary_synthesize@{task}": f"outputs/synthesize/{task}/data/summary.json" for task in TASKS},
+            "summary_assemble": "outputs/assemble/data/summary.json",
+        },
     ),
     StageSpec(
         name="sft",
         config="stages.sft.config:SftStage",
         run="stages.sft.stage:run",
-        params={"sft": "sft", "train": "train", "seed": "seed"},
+        params={"sft": "sft", "teacher": "endpoints.teacher", "train": "train", "seed": "seed"},
         inputs={"base_model": BASE, "samples": "outputs/stratify/data/sft.jsonl", "documents": DOCUMENTS},
         uses_model=True,
+        trains=True,
     ),
     _rl("stage1", "outputs/sft/data"),
     _rl("stage2", "outputs/rl/stage1/data"),
@@ -188,9 +221,16 @@ _SPECS = (
         name="memory_rl",
         config="stages.rl.config:MemoryRLStage",
         run="stages.rl.memory_stage:run",
-        params={"memory_rl": "memory_rl", "shared": "rl.shared", "train": "train", "seed": "seed"},
-        inputs={"parent": "outputs/rl/stage3/data", "train": TRAIN, "documents": DOCUMENTS},
+        params={
+            "memory_rl": "memory_rl",
+            "shared": "rl.shared",
+            "judge": "endpoints.judge",
+            "train": "train",
+            "seed": "seed",
+        },
+        inputs={"parent": "outputs/rl/stage3/data", "train": TRAIN, "heldout": HELDOUT, "documents": DOCUMENTS},
         uses_model=True,
+        trains=True,
     ),
     StageSpec(
         name="merge",

@@ -6,12 +6,16 @@ Exit codes: 0 done; 1 a stage failed; 2 something that the user can mend; 3 the 
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flows.ask_command import ask
+from flows.eval_command import evaluate
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +25,8 @@ app = typer.Typer(
 )
 profiles_app = typer.Typer(no_args_is_help=True, help="Ready-made parameters: tiny, plumbing, ...")
 app.add_typer(profiles_app, name="profile")
+app.command(name="ask")(ask)
+app.command(name="eval")(evaluate)
 
 Profile = Annotated[str | None, typer.Option("--profile", help="Take the parameters of this profile.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a parameter; repeatable.")]
@@ -34,6 +40,11 @@ Discard = Annotated[
     bool, typer.Option("--discard-edits", help="Give up hand edits of params.yaml (with --profile) and of outputs.")
 ]
 
+On = Annotated[str | None, typer.Option("--on", metavar="ec2", help="Where stages of infra/resources.yaml run.")]
+Simulate = Annotated[bool, typer.Option("--simulate", help="With --on ec2: on simulated instances, at no cost.")]
+jobs_app = typer.Typer(no_args_is_help=True, help="Runs on EC2: list, show, logs, cancel, adopt, reap, cost.")
+app.add_typer(jobs_app, name="jobs")
+
 
 @app.command()
 def run(
@@ -44,6 +55,8 @@ def run(
     from_stage: FromStage = None,
     jobs: Jobs = 2,
     discard_edits: Discard = False,
+    on: On = None,
+    simulate: Simulate = False,
 ) -> None:
     """Run what is not up to date. --set, --corpus and --profile change params.yaml, and stay."""
     from flows.launch import launch
@@ -60,6 +73,8 @@ def run(
         from_stage=from_stage,
         jobs=jobs,
         discard_edits=discard_edits,
+        on=on,
+        simulate=simulate,
     )
     progress = make_progress(plain=settings.plain_output)
     raise typer.Exit(launch(settings, request, command=_command(), progress=progress))
@@ -73,8 +88,9 @@ def plan(
     only: Only = None,
     from_stage: FromStage = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {stage, action, reasons}.")] = False,
+    on: On = None,
 ) -> None:
-    """Say what a run would do, and why. Changes nothing."""
+    """Say what a run would do, and why; with --on ec2 also where and for how much. Changes nothing."""
     from flows.plan_table import render_plan
     from flows.session import Request, plan_request
     from infra.settings import find_root
@@ -90,6 +106,11 @@ def plan(
     )
     made = plan_request(find_root(), request)
     print(made.as_json() if as_json else "\n".join(render_plan(made)))
+    if on is not None and not as_json:
+        from flows.on_ec2 import render_costs
+        from flows.session import wanted_params
+
+        print("\n".join(render_costs(on, str(wanted_params(find_root(), request).get("profile", "")), made)))
 
 
 @app.command()
@@ -99,6 +120,118 @@ def status() -> None:
     from infra.settings import find_root, load_settings
 
     print("\n".join(status_report(load_settings(find_root()))))
+
+
+@app.command()
+def inspect(
+    sample_id: Annotated[str | None, typer.Argument(help="A sample's id, or as much of it as names one.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="List samples of this task type.")] = None,
+    dropped: Annotated[
+        str | None, typer.Option("--dropped", metavar="REASON", help="List what was dropped for this reason, or `all`.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Look in this stage's files alone.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Longest list.")] = 20,
+    context: Annotated[bool, typer.Option("--context", help="Show the whole context, not just its evidence.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", metavar="DIR", help="Stage folders elsewhere (default: outputs).")
+    ] = None,
+) -> None:
+    """Look at a sample with its evidence and proof, at a list of them, or at what was dropped and why."""
+    from flows.inspect import inspect as inspected
+    from infra.settings import find_root
+
+    print(
+        inspected(
+            outputs or find_root() / "outputs",
+            sample_id,
+            task=task,
+            dropped=dropped,
+            stage=stage,
+            limit=limit,
+            whole_context=context,
+            as_json=as_json,
+            colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+        )
+    )
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")],
+    form: Annotated[str, typer.Option("--format", help="hf: a Hugging Face dataset (parquet).")] = "hf",
+    contexts: Annotated[
+        str, typer.Option("--contexts", help="text: each sample with its context; references: documents once, apart.")
+    ] = "references",
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", metavar="DIR", help="Stage folders elsewhere (default: outputs).")
+    ] = None,
+) -> None:
+    """Write the training set as a dataset that `datasets.load_dataset` opens."""
+    from flows.export import export_dataset
+    from infra.settings import find_root
+
+    print(export_dataset(outputs or find_root() / "outputs", folder, form=form, contexts=contexts))
+
+
+@app.command()
+def merge(
+    base: Annotated[Path, typer.Option("--base", metavar="DIR", help="The model before the experts' training.")],
+    experts: Annotated[
+        list[Path], typer.Option("--expert", metavar="DIR", help="A model trained from it; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.")],
+    method: Annotated[str, typer.Option("--method", help="sce, linear or task_arithmetic.")] = "sce",
+    select_topk: Annotated[float, typer.Option("--select-topk", help="sce: fraction of elements kept.")] = 1.0,
+    weighting: Annotated[
+        str, typer.Option("--weighting", help="sce: scale_free, or reference (as mergekit).")
+    ] = "scale_free",
+    weights: Annotated[
+        list[float] | None, typer.Option("--weight", help="linear, task_arithmetic: one per expert, in their order.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the widest of the inputs).")
+    ] = None,
+    shard_gb: Annotated[float, typer.Option("--shard-gb", help="Largest file, 10^9 bytes.")] = 5.0,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Per-tensor report (default: OUT/merge.json).")
+    ] = None,
+) -> None:
+    """Merge experts of one base model; streams any size in under 2 GB of memory. Killed, it goes on when run again."""
+    from flows.merge_command import merge_command
+
+    merge_command(
+        base, experts, out, method=method, select_topk=select_topk, weighting=weighting, weights=weights or (),
+        dtype=dtype, shard_gb=shard_gb, report=report, say=lambda text: print(text, flush=True),
+    )  # fmt: skip
+
+
+@app.command()
+def lineage(
+    output: Annotated[str, typer.Argument(help="A stage (rl@stage4) or a path in outputs/.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what an output was made from: stages, parameters, md5s, commits and MLflow runs, down to the documents."""
+    from flows import lineage as found
+    from infra.settings import find_root
+
+    entries = found.lineage(find_root(), output)
+    print(found.as_json(entries) if as_json else "\n".join(found.lineage_lines(entries)))
+
+
+@app.command()
+def compare(
+    left: Annotated[str, typer.Argument(help="A run: MLflow id or its beginning, name, newest, newest~1, ...")],
+    right: Annotated[str, typer.Argument(help="The other run.")],
+    everything: Annotated[bool, typer.Option("--all", help="Show what is equal too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Put parameters and metrics of two runs side by side."""
+    from flows import compare as compared
+    from infra.settings import find_root, load_settings
+
+    found = compared.compare(load_settings(find_root()), left, right)
+    print(found.as_json() if as_json else "\n".join(compared.comparison_lines(found, everything=everything)))
 
 
 @app.command()
@@ -149,15 +282,87 @@ def profile_show(name: Annotated[str, typer.Argument(help="Name of a profile.")]
 
 
 @app.command()
-def doctor() -> None:
-    """Check Python, packages, git, DVC, disk, memory, ports and pages; say what to do about what is wrong."""
+def doctor(on: On = None) -> None:
+    """Check Python, packages, git, DVC, disk, memory, ports and pages; --on ec2: the account. Says what to do."""
     from flows.doctor import examine
     from infra.settings import find_root, load_settings
 
-    findings = examine(load_settings(find_root()))
+    if on is None:
+        findings = examine(load_settings(find_root()))
+    else:
+        from flows.doctor_ec2 import examine_ec2
+        from flows.on_ec2 import require_ec2
+
+        require_ec2(on)
+        findings = examine_ec2()
     for finding in findings:
         print(f"{finding.level:<5}{finding.what}" + (f"\n     {finding.remedy}" if finding.remedy else ""))
     raise typer.Exit(3 if any(finding.level == "fail" for finding in findings) else 0)
+
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run; `longfuse jobs list` has them.")]
+
+
+@jobs_app.command("list")
+def jobs_list() -> None:
+    """Every run in the bucket: stage, where it stands, attempts, cost."""
+    from flows.jobs import list_jobs
+
+    print("\n".join(list_jobs()))
+
+
+@jobs_app.command("show")
+def jobs_show(run_id: Run) -> None:
+    """One run: its attempts, instances, last heartbeat, cost."""
+    from flows.jobs import show_job
+
+    print("\n".join(show_job(run_id)))
+
+
+@jobs_app.command("logs")
+def jobs_logs(
+    run_id: Run, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is closed.")] = False
+) -> None:
+    """What a run printed, over all attempts."""
+    from flows.jobs import job_logs
+
+    for line in job_logs(run_id, follow=follow):
+        print(line, flush=True)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(run_id: Run) -> None:
+    """Ask for the end of a run and see to it; its checkpoints stay."""
+    from flows.jobs import cancel_job
+
+    print("\n".join(cancel_job(run_id)))
+
+
+@jobs_app.command("adopt")
+def jobs_adopt(run_id: Run) -> None:
+    """Keep a run whose controller died, until it is closed."""
+    from flows.jobs import adopt_job
+
+    for line in adopt_job(run_id):
+        print(line, flush=True)
+
+
+@jobs_app.command("reap")
+def jobs_reap(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be ended.")] = False,
+) -> None:
+    """End instances that are past their deadline or whose run is closed."""
+    from flows.jobs import reap_instances
+
+    print("\n".join(reap_instances(dry_run=dry_run)))
+
+
+@jobs_app.command("cost")
+def jobs_cost() -> None:
+    """What runs have cost, about, and what is reserved for those under way."""
+    from flows.jobs import job_costs
+
+    print("\n".join(job_costs()))
 
 
 def _command() -> str:

@@ -16,9 +16,10 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 from prefect.utilities.urls import url_for
 
+from flows.final_model import final_model
 from flows.plan_table import explain, summary
+from flows.run_report import write_run_report
 from flows.session import Session
-from flows.summary import run_markdown
 from stages.common.storage import write_text
 
 if TYPE_CHECKING:
@@ -90,14 +91,18 @@ def publish_end(session: Session) -> None:
     Runs after an interrupt too; a page that does not answer must not hide how the run went.
     """
     session.tracker.flush(timeout_seconds=30)
-    text = run_markdown(session.journal.record)
-    path = session.settings.state_dir / "report" / "run.md"
+    record = session.journal.record
     report = session.root / REPORT
     try:
-        write_text(path, text)
-        for file in (path, session.root / "dvc.lock", report, report.with_suffix(".html")):
+        written = write_run_report(session.root, session.settings.state_dir, record)
+        for file in (*written, session.root / "dvc.lock", report, report.with_suffix(".html")):
             session.tracker.log_file(file)
-        create_markdown_artifact(key="run", markdown=text, description="Times and lineage")
+        if record.state == "finished":
+            model = final_model(session.root, record)
+            if model is not None:
+                session.tracker.register(model)
+        markdown = written[0].read_text(encoding="utf-8")
+        create_markdown_artifact(key="run", markdown=markdown, description="Time, cost and lineage")
         if report.is_file():
             create_markdown_artifact(
                 key="report", markdown=report.read_text(encoding="utf-8"), description="The report"

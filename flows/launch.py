@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flows.journal import Journal, RunRecord, planned_entries
+from flows.on_ec2 import open_runner
 from flows.params import load_params
 from flows.plan import Plan
 from flows.plan_table import render_plan, summary
@@ -23,7 +24,6 @@ from flows.progress import Progress
 from flows.session import ReadParams, Request, Session, check_before_work, prepare
 from flows.slots import Slots
 from flows.summary import final_message
-from infra.local import LocalRunner
 from infra.lock import run_lock
 from infra.provenance import installed_packages, source_state
 from infra.servers import hold, prefect_spec
@@ -213,12 +213,14 @@ def _session(
         dirty=source.dirty,
         stages=planned_entries(plan),
     )
+    settings = settings.model_copy(update={"parent_run": parent_run})
+    places = ExitStack()
     session = Session(
-        settings=settings.model_copy(update={"parent_run": parent_run}),
+        settings=settings,
         request=request,
         params=params,
         plan=plan,
-        runner=LocalRunner(),
+        runner=places.enter_context(open_runner(settings, request, params, plan, progress.say)),
         tracker=tracker,
         journal=Journal(settings.state_dir, record),
         progress=progress,
@@ -229,6 +231,7 @@ def _session(
             yield session
     finally:
         session.runner.cancel_all()
+        places.close()
         if session.journal.record.state == "running":
             session.journal.end("stopped")
         ended = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}

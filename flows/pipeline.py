@@ -29,6 +29,7 @@ from flows.stage_task import is_transient, stage_work
 
 FLOW_NAME = "longfuse"
 RETRY_SECONDS = [2.0, 5.0, 10.0]
+LOOK_UP_SECONDS = 0.5
 
 
 def make_flow(session: Session) -> Flow[..., Any]:
@@ -81,7 +82,7 @@ def drive(session: Session) -> State[Any]:
         session.progress.expect(len(session.plan.to_do))
         wire(session, futures)
         for name, future in futures.items():
-            future.wait()
+            _wait(future)
             _note_failure(session, name, future.state)
     except BaseException:  # KeyboardInterrupt and Prefect's TerminationSignal; nothing may be left running
         stop(session, futures)
@@ -112,6 +113,17 @@ def wire(session: Session, futures: dict[str, PrefectFuture[Any]]) -> None:
         )
         upstream = [futures[name] for name in planned.upstream if name in futures]
         futures[planned.stage] = stage_task.submit(wait_for=upstream)
+
+
+def _wait(future: PrefectFuture[Any]) -> None:
+    """Wait for a task, and look up now and then: Polars' own handler of Ctrl-C (MLflow loads it) makes the kernel go on with
+    a wait without an end as if nothing had happened, so Python would never come to raise KeyboardInterrupt.
+    """
+    ended = threading.Event()
+    future.add_done_callback(lambda _: ended.set())
+    while not ended.wait(LOOK_UP_SECONDS):
+        pass
+    future.wait()
 
 
 def _note_failure(session: Session, stage: str, state: State[Any]) -> None:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from flows.catalog import TASKS
 from stages.base_model.config import ModelConfig
-from stages.common.config import Section, TrainConfig
+from stages.common.config import EndpointConfig, Section, TrainConfig
 from stages.common.errors import ConfigError
 from stages.evaluation.config import EvaluatePlan, EvaluateSharedConfig
 from stages.ingest.config import IngestConfig
@@ -22,15 +22,23 @@ from stages.merge.config import MergeConfig
 from stages.report.config import ReportConfig
 from stages.rl.config import MemoryRLConfig, RLSharedConfig, RLStageParams
 from stages.sft.config import SftConfig
-from stages.synthesis.config import AssembleConfig, GeneratorConfig, StratifyConfig, VerifyConfig
+from stages.synthesis.config import (
+    AssembleConfig,
+    GeneratorConfig,
+    MultiHopConfig,
+    NumericalConfig,
+    ReadingConfig,
+    StratifyConfig,
+    VerifyConfig,
+)
 
 
 class SynthesizeParams(Section):
     """One generator per task type."""
 
-    multi_hop: GeneratorConfig
-    numerical: GeneratorConfig
-    reading_comprehension: GeneratorConfig
+    multi_hop: MultiHopConfig
+    numerical: NumericalConfig
+    reading_comprehension: ReadingConfig
     dialogue_memory: GeneratorConfig
     multiple_choice: GeneratorConfig
 
@@ -59,6 +67,14 @@ class EvaluateParams(Section):
     stage4: EvaluatePlan
 
 
+class EndpointsParams(Section):
+    """Models behind an address. All optional: without them everything is made and scored by rule."""
+
+    writer: EndpointConfig
+    judge: EndpointConfig
+    teacher: EndpointConfig
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -67,6 +83,7 @@ class Params(Section):
     train: TrainConfig
     model: ModelConfig
     ingest: IngestConfig
+    endpoints: EndpointsParams
     synthesize: SynthesizeParams
     assemble: AssembleConfig
     verify: VerifyConfig
@@ -212,7 +229,7 @@ def _type_words(annotation: Any) -> str:
     if origin is list:
         return f"a list, each item {_type_words(arguments[0])}"
     if origin is dict:
-        return f"a mapping from task type to {_type_words(arguments[1])}"
+        return f"a mapping from name to {_type_words(arguments[1])}"
     if origin in (Union, types.UnionType):
         return " or ".join("nothing (null)" if part is type(None) else _type_words(part) for part in arguments)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -41,6 +41,8 @@ class Request:
     from_stage: str | None = None
     jobs: int = 2
     discard_edits: bool = False
+    on: str | None = None  # ec2: stages that infra/resources.yaml names run there
+    simulate: bool = False
 
     @classmethod
     def of_flags(
@@ -53,6 +55,8 @@ class Request:
         from_stage: str | None,
         jobs: int,
         discard_edits: bool,
+        on: str | None = None,
+        simulate: bool = False,
     ) -> Request:
         """A request from the flags of the command line or of the page, where an empty field means not given."""
         return cls(
@@ -63,6 +67,8 @@ class Request:
             from_stage=from_stage or None,
             jobs=jobs,
             discard_edits=discard_edits,
+            on=on or None,
+            simulate=simulate,
         )
 
     @property

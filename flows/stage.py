@@ -27,6 +27,16 @@ from typing import Any
 from flows.catalog import StageSpec, stage_spec
 from flows.corpus import check_corpus
 from flows.params import load_params, stage_config
+from flows.processes import (
+    join,
+    launch,
+    parent_process,
+    process_count,
+    rank,
+    report_failure,
+    started_here,
+    under_torchrun,
+)
 from flows.stage_guard import Stopped, dvc_processes, end_on_signals
 from flows.stage_state import (
     RUN_FILE,
@@ -39,11 +49,21 @@ from flows.stage_state import (
 )
 from infra.errors import InfraError
 from infra.provenance import source_state
-from infra.settings import STAGES_WITH_NETWORK, TELEMETRY_OFF, Settings, export, find_root, load_settings
+from infra.settings import (
+    STAGES_WITH_NETWORK,
+    TELEMETRY_OFF,
+    Settings,
+    environment_values,
+    export,
+    find_root,
+    load_settings,
+)
 from infra.spool import start_stage_run
+from stages.common.chat_access import endpoints_in, missing_key, set_access
 from stages.common.config import Section
 from stages.common.errors import EnvironmentFailureError, UserError
 from stages.common.storage import write_json
+from stages.engines.access import KEY_VARIABLE, URL_VARIABLE, RemoteAccess, set_remote_engine
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +81,12 @@ def run_stage(root: Path, name: str, settings: Settings) -> dict[str, int]:
         check_corpus(params, root)
     inputs = spec.input_paths(params)
     _require(spec, inputs)
+    give_access(config, root)
+    if rank() > 0:
+        return _follow(spec, config, inputs, root)
     fingerprint, md5s = _fingerprint(root, name, params)
     prepare_process(spec, config)
+    world = join(root / ".state") if under_torchrun() else None
 
     out_dir, record = spec.data_dir, spec.folder / "record.json"
     state_dir = open_state(root, name, fingerprint).relative_to(root)
@@ -79,6 +103,8 @@ def run_stage(root: Path, name: str, settings: Settings) -> dict[str, int]:
         data_dir=out_dir,
         record=record,
     )
+    if world is not None:
+        world.from_first(state_dir.as_posix(), "start of the stage")
     try:
         counts = spec.run_function()(config, inputs, out_dir, state_dir, spool.emit)
     except BaseException:
@@ -95,6 +121,21 @@ def run_stage(root: Path, name: str, settings: Settings) -> dict[str, int]:
     return counts
 
 
+def _follow(spec: StageSpec, config: Section, inputs: Mapping[str, Path], root: Path) -> dict[str, int]:
+    """The part of a process that trains together with process 0: the same work, no record and no metrics."""
+    prepare_process(spec, config)
+    state_dir = Path(join(root / ".state").from_first(None, "start of the stage"))
+    return spec.run_function()(config, inputs, spec.data_dir, state_dir, lambda _step, _metrics: None)
+
+
+def _asked_processes(root: Path, name: str) -> int:
+    """Processes that this one is to start; 1: none."""
+    if under_torchrun():
+        return 1
+    spec = stage_spec(name)
+    return process_count(spec, stage_config(spec, load_params(root / "params.yaml"))) or 1
+
+
 def _fingerprint(root: Path, name: str, params: Mapping[str, Any]) -> tuple[str, dict[str, str | None]]:
     from flows.plan import stage_fingerprint  # DVC; its hashes of unchanged files come from its state database
 
@@ -109,6 +150,22 @@ def _require(spec: StageSpec, inputs: Mapping[str, Path]) -> None:
         )
 
 
+def give_access(config: Section, root: Path) -> None:
+    """Hand the stage the keys of its endpoints, the folder of replies that all stages share, and its remote engine.
+
+    ConfigError if a variable that api_key_env names is not set: better now than after hours of training.
+    """
+    endpoints = dict(endpoints_in(config))
+    names = {endpoint.api_key_env for endpoint in endpoints.values() if endpoint.api_key_env is not None}
+    keys = environment_values(names)
+    for endpoint in endpoints.values():
+        if endpoint.api_key_env is not None and endpoint.api_key_env not in keys:
+            raise missing_key(endpoint)
+    set_access(keys, root / ".state" / "chat")
+    engine = environment_values({URL_VARIABLE, KEY_VARIABLE})
+    set_remote_engine(RemoteAccess(engine[URL_VARIABLE], engine.get(KEY_VARIABLE)) if URL_VARIABLE in engine else None)
+
+
 def prepare_process(spec: StageSpec, config: Section) -> None:
     """Threads, determinism and network of this process, before anything heavy is imported.
 
@@ -119,9 +176,12 @@ def prepare_process(spec: StageSpec, config: Section) -> None:
     if spec.name not in STAGES_WITH_NETWORK:
         export({"HF_HUB_OFFLINE": "1"})
     train = getattr(config, "train", None)
-    if train is None:
-        return
-    threads = train.cpu_threads
+    if train is not None:
+        prepare_torch(train.cpu_threads)
+
+
+def prepare_torch(threads: int) -> None:
+    """Threads and determinism of torch in this process."""
     export({name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
     export({"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"})
     import torch
@@ -185,6 +245,11 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _tell(message: str) -> None:
+    if under_torchrun():
+        report_failure(message)
+        if started_here():
+            return  # the launcher tells what the first process to fail has left
+        message = f"process {rank()}: {message}"
     sys.stderr.write(message.rstrip() + "\n")
     sys.stderr.flush()
 
@@ -198,13 +263,15 @@ def main(arguments: list[str] | None = None) -> int:
     name = words[0]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for ours in ("stages", "flows", "infra", __name__):
-        logging.getLogger(ours).setLevel(logging.INFO)
+        logging.getLogger(ours).setLevel(logging.INFO if rank() == 0 else logging.ERROR)
     try:
         root = find_root()
         os.chdir(root)
         settings = load_settings(root)
         runner = [settings.run_process] if settings.run_process is not None else []
-        end_on_signals([*runner, *dvc_processes()])
+        end_on_signals([*runner, *(parent_process() if under_torchrun() else dvc_processes())])
+        if (processes := _asked_processes(root, name)) > 1:
+            return launch([name], processes)
         run_stage(root, name, settings)
     except Stopped as stop:
         _tell(f"{name} stopped by {stop}; the next run continues from its last checkpoint.")
@@ -223,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "`dvc gc --workspace` drops results of earlier parameters) and run again: finished stages stay."
             )
             return 3
-        traceback.print_exc()
+        _tell(traceback.format_exc())
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""A run in words: the message at its end, and `.state/report/run.md` with times and lineage (never a cached output)."""
+"""A run in words: the message at its end, and what `longfuse status` says of it."""
 
 from __future__ import annotations
 
@@ -40,28 +40,6 @@ def final_message(record: RunRecord, log_dir: Path) -> list[str]:
 
 def _names(names: list[str]) -> str:
     return ", ".join(names) if names else "nothing"
-
-
-def run_markdown(record: RunRecord) -> str:
-    """Stage, action, seconds, fingerprint and MLflow run of every stage, under what the run was made from."""
-    seconds = (record.ended or time.time()) - record.started
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
-    head = [
-        f"# Run of {started}",
-        "",
-        f"`{record.command}`, profile {record.profile or '-'}, commit `{record.commit}`"
-        + (" with uncommitted changes" if record.dirty else "")
-        + f", {record.state} after {seconds_text(seconds)}, MLflow run `{record.mlflow_run or '-'}`.",
-        "",
-        "| stage | action | seconds | fingerprint | MLflow run |",
-        "| --- | --- | ---: | --- | --- |",
-    ]
-    rows = [
-        f"| {e.stage} | {e.state.replace('_', ' ')} | {'' if e.seconds is None else f'{e.seconds:.1f}'} "
-        f"| {f'`{e.fingerprint[:12]}`' if e.fingerprint else ''} | {f'`{e.mlflow_run}`' if e.mlflow_run else ''} |"
-        for e in record.stages
-    ]
-    return "\n".join([*head, *rows]) + "\n"
 
 
 def status_lines(record: RunRecord, *, alive: bool, last_lines: dict[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.mlflow_store import open_store
+from infra.prediction_tables import prediction_table
 from infra.records import (
     HEADLINES,
     MAX_PARAM_CHARACTERS,
@@ -126,6 +127,9 @@ class MlflowRuns:
                 self._send(child.run_id, _now(result_metrics(child.announced)))
                 for path in small_artifacts(child.announced):
                     self.client.log_artifact(child.run_id, str(path))
+                table = prediction_table(Path(child.announced.data_dir) / "predictions.jsonl")
+                if table is not None:
+                    self.client.log_table(child.run_id, data=table, artifact_file="predictions.json")
                 pointers = json.dumps(output_pointers(lock_entry or {}), indent=1)
                 self.client.log_text(child.run_id, pointers, "outputs.json")
         finally:

@@ -20,6 +20,8 @@ SMALL_ARTIFACTS = (
     "verification.jsonl",
     "report.md",
     "report.html",
+    "datacard.md",
+    *(f"datacard_{name}.svg" for name in ("lengths", "positions", "tasks", "hops", "families", "dropped")),
 )
 HEADLINES = ("reward/mean", "entropy/token_mean", "len/response/mean", "loss/", "score/")
 
@@ -58,7 +60,13 @@ def result_metrics(announced: Announcement) -> dict[str, float]:
     for name, count in (record.get("counts") or {}).items():
         metrics[f"count/{name}"] = float(count)
     for score in _read_object(Path(announced.data_dir) / "scores.json").get("scores") or []:
-        metrics[f"score/{score['benchmark']}/{score['mode']}"] = float(score["mean"])
+        name = f"{score['benchmark']}/{score['mode']}"
+        if score.get("mean") is None:  # nothing was asked, or nothing was answered
+            continue
+        metrics[f"score/{name}"] = float(score["mean"])
+        for key in ("n", "ci_low", "ci_high"):
+            if score.get(key) is not None:
+                metrics[f"interval/{name}/{key}"] = float(score[key])
     return metrics
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -147,6 +147,11 @@ def prefect_environment(settings: Settings, api_url: str | None) -> dict[str, st
     if api_url is not None:
         env["PREFECT_API_URL"] = api_url
     return env
+
+
+def environment_values(names: Iterable[str]) -> dict[str, str]:
+    """The named variables that are set and not empty: keys, which stand in no file of ours."""
+    return {name: value for name in names if (value := os.environ.get(name, "").strip())}
 
 
 def export(variables: Mapping[str, str]) -> None:

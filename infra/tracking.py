@@ -19,6 +19,7 @@ from typing import Any
 
 from infra.mlflow_runs import Child, MlflowRuns
 from infra.records import MAX_ARTIFACT_BYTES
+from infra.registry import FinalModel, register
 from infra.settings import Settings
 from infra.spool import tracking_dir
 
@@ -70,6 +71,10 @@ class PipelineTracker:
         """A small file as an artifact of the parent; one that does not exist is passed over."""
         if path.is_file() and path.stat().st_size < MAX_ARTIFACT_BYTES:
             self._later(lambda: self._runs.client.log_artifact(self._runs.parent, str(path)))
+
+    def register(self, model: FinalModel) -> None:
+        """The final model as a version in the registry, source in the parent run."""
+        self._later(lambda: register(self._runs.client, self._runs.parent, model))
 
     def flush(self, timeout_seconds: float) -> None:
         """Wait until all that was asked for so far is done, with a bound."""

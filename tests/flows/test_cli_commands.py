@@ -39,6 +39,8 @@ def clone(tmp_path_factory) -> Path:
     shutil.copy(REPO / ".dvc" / "config", root / ".dvc" / "config")
     (root / "data" / "starter_corpus").mkdir(parents=True)
     (root / "data" / "starter_corpus" / "a.txt").write_text("A document.")
+    (root / "data" / "benchmarks").mkdir()
+    (root / "data" / "evaluation").mkdir()
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     return root
 

@@ -92,14 +92,15 @@ def test_first_run_does_all_stages_and_records_them(tmp_path, prefect_api):
     parent = client.get_run(record.mlflow_run)
     assert parent.info.status == "FINISHED"
     assert {f.path for f in client.list_artifacts(record.mlflow_run)} >= {
-        "params.yaml", "dvc.lock", "pip-freeze.txt", "run.md",
+        "params.yaml", "dvc.lock", "pip-freeze.txt", "run.md", "run.html",
     }  # fmt: skip
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{record.mlflow_run}'")
     assert sorted(child.data.tags["stage.name"] for child in children) == ["a", "b", "c", "d"]
     assert {entry.mlflow_run for entry in record.stages} == {child.info.run_id for child in children}
     assert all(child.data.metrics["reward/mean"] == 1.0 for child in children)
     lineage = (root / ".state" / "report" / "run.md").read_text()
-    assert f"`{record.mlflow_run}`" in lineage
+    assert f"MLflow run: {record.mlflow_run}" in lineage
+    assert re.search(r"\| d \| (b, c, step\.py|step\.py, b, c) \|", lineage)  # made from
     assert lineage.count("| ran |") == 4
 
     started = time.monotonic()

@@ -8,7 +8,7 @@ import pytest
 from flows.journal import Journal, RunRecord, StageEntry, last_line, read_journal, stage_log
 from flows.progress import PlainProgress, seconds_text
 from flows.slots import Slots
-from flows.summary import final_message, run_markdown, status_lines
+from flows.summary import final_message, status_lines
 from infra.errors import StageStoppedError
 
 
@@ -126,13 +126,6 @@ def test_end_of_a_good_run_is_one_sentence_more():
         "Finished in this run: a.",
         "All 2 stages are up to date (1 min 01 s).",
     ]
-
-
-def test_lineage_table_has_a_row_per_stage():
-    entry = StageEntry(stage="sft", planned="run", state="ran", seconds=2.25, fingerprint="f" * 64, mlflow_run="r1")
-    text = run_markdown(record(ended=5.0, state="finished").model_copy(update={"stages": (entry,)}))
-    assert "| sft | ran | 2.2 | `ffffffffffff` | `r1` |" in text
-    assert "profile tiny" in text
 
 
 def test_status_tells_a_live_run_from_a_dead_one():

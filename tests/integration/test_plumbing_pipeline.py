@@ -181,7 +181,7 @@ def test_one_more_dialogue_leaves_the_other_categories_untouched(first):
         before = outputs(first)
         result = longfuse(first, "run", "--only", "ingest")
         assert result.returncode == 0, result.stderr
-        assert "parsed 1 files or packages, reused 74" in result.stdout
+        assert "parsed 1 files or repositories, reused 74" in result.stdout
         planned = plan(first)
         assert planned["base_model"]["action"] == "skip"
         assert planned["synthesize@numerical"]["action"] == "skip"

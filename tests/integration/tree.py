@@ -52,3 +52,11 @@ def longfuse(tree: Path, *arguments: str, timeout_seconds: float = 900) -> subpr
         timeout=timeout_seconds,
         check=False,
     )
+
+
+def reproduce(tree: Path, stage: str) -> None:
+    """A stage and what it needs, by DVC alone: no page, no tracking."""
+    env = {**environment(), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", stage]
+    done = subprocess.run(words, cwd=tree, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

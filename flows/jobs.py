@@ -1,0 +1,170 @@
+"""`longfuse jobs ...`: runs on EC2, from what their bucket says. Any machine with the credentials can ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from queue import Empty, Queue
+from threading import Thread
+
+from flows.on_ec2 import account_of
+from infra.ec2.aws import Clients
+from infra.ec2.controller import Controller, Follower
+from infra.ec2.launch import find_by_run, is_alive
+from infra.ec2.reaper import reap
+from infra.ec2.reducer import State
+from infra.ec2.resources import Account, load_resources
+from infra.ec2.store import LeaseLostError, RunStore, list_runs
+from infra.errors import InfraError
+
+
+class Desk:
+    """The bucket of runs, opened."""
+
+    def __init__(self) -> None:
+        account: Account = account_of(load_resources().account)
+        if account.bucket is None:
+            raise InfraError("no bucket for runs: set account.bucket in infra/resources.yaml or LONGFUSE_BUCKET.")
+        self.clients = Clients()
+        self.bucket, self.region = account.bucket, account.bucket_region
+
+    def runs(self) -> list[str]:
+        return list_runs(self.clients, self.bucket, self.region)
+
+    def store(self, run_id: str) -> RunStore:
+        return RunStore(self.clients, self.bucket, self.region, run_id)
+
+
+def _state(store: RunStore) -> State:
+    saved, _ = store.read_state()
+    return State.of_json(saved) if saved is not None else State()
+
+
+def _stands(state: State) -> str:
+    return state.outcome if state.phase == "closed" else state.phase
+
+
+def list_jobs() -> list[str]:
+    """A line per run."""
+    desk = Desk()
+    lines = [f"{'run':<34}{'stage':<16}{'state':<14}{'attempt':>7}{'about USD':>11}"]
+    for run_id in desk.runs():
+        store = desk.store(run_id)
+        state, spec = _state(store), store.spec()
+        lines.append(f"{run_id:<34}{spec.stage:<16}{_stands(state):<14}{state.attempt:>7}{state.spent_usd:>11.2f}")
+    return lines if len(lines) > 1 else [f"no runs in {desk.bucket}"]
+
+
+def show_job(run_id: str) -> list[str]:
+    """All about one run."""
+    desk = Desk()
+    store = desk.store(run_id)
+    spec, state = store.spec(), _state(store)
+    lines = [
+        f"run         {run_id}",
+        f"stage       {spec.stage} ({spec.fingerprint[:12]})",
+        f"state       {_stands(state)}{': ' + state.message if state.message else ''}",
+        f"cost        about {state.spent_usd:.2f} of {spec.budget_usd:g} USD, {state.reserved_usd:.2f} reserved",
+    ]
+    lines += [f"            {line}" for line in state.history]
+    regions = sorted({item.region for item in spec.candidates})
+    for item in find_by_run(desk.clients, regions, run_id):
+        if is_alive(item):
+            where = item["Placement"]["AvailabilityZone"]
+            lines.append(f"instance    {item['InstanceId']} {item['InstanceType']} in {where}: {item['State']['Name']}")
+    beat = store.read_json(f"attempt-{state.attempt}/node-0/hb")
+    if beat is not None and state.phase != "closed":
+        ago = time.time() - beat["time"]
+        lines.append(
+            f"heartbeat   {ago:.0f} s ago: {beat['phase']}, {beat['lines']} lines, checkpoint {beat['checkpoint']}"
+        )
+    return lines
+
+
+def job_logs(run_id: str, *, follow: bool) -> Iterator[str]:
+    """Lines over all attempts; with `follow` until the run is closed."""
+    store = Desk().store(run_id)
+    store.spec()
+    attempt, number = 1, 0
+    while True:
+        data = store.read(f"attempt-{attempt}/node-0/log/{number:06d}")
+        if data is not None:
+            yield from data.decode("utf-8", "replace").splitlines()
+            number += 1
+            continue
+        state = _state(store)
+        if attempt < state.attempt:
+            attempt, number = attempt + 1, 0
+        elif not follow or state.phase == "closed":
+            return
+        else:
+            time.sleep(2.0)
+
+
+def cancel_job(run_id: str) -> list[str]:
+    """Leave word for the controller; become it if there is none."""
+    desk = Desk()
+    store = desk.store(run_id)
+    spec = store.spec()
+    store.write_json("cancel", {"by": "longfuse jobs cancel", "time": time.time()})
+    controller = Controller(desk.clients, store, spec)
+    try:
+        controller.take()
+    except LeaseLostError as error:
+        return [f"{error} It will end the run; `longfuse jobs show {run_id}` tells when."]
+    state = controller.run()
+    return [f"run {run_id}: {state.outcome}; no instance is left"]
+
+
+def adopt_job(run_id: str) -> Iterator[str]:
+    """Become the controller, and print what the run prints. Raises LeaseLostError if somebody else is."""
+    desk = Desk()
+    store = desk.store(run_id)
+    lines: Queue[str] = Queue()
+    controller = Controller(desk.clients, store, store.spec(), Follower(on_line=lines.put))
+    controller.take()
+    failed: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            controller.run()
+        except BaseException as error:  # told by the caller's thread  # noqa: BLE001
+            failed.append(error)
+
+    thread = Thread(target=keep, daemon=True)
+    thread.start()
+    while thread.is_alive() or not lines.empty():
+        try:
+            yield lines.get(timeout=0.2)
+        except Empty:
+            continue
+    if failed:
+        raise failed[0]
+    yield f"run {run_id}: {controller.state.outcome}"
+
+
+def reap_instances(*, dry_run: bool) -> list[str]:
+    """End what is past its deadline, in every region that a profile may use."""
+    desk, resources = Desk(), load_resources()
+    regions = {
+        region
+        for profile in resources.profiles.values()
+        for request in profile.stages.values()
+        for region in request.regions
+    }
+    found = reap(desk.clients, desk.bucket, desk.region, sorted(regions), dry_run=dry_run)
+    word = "would be ended" if dry_run else "ended"
+    return [f"{item.instance_id} in {item.region} ({item.run_id}) {word}: {item.why}" for item in found] or [
+        "nothing to reap"
+    ]
+
+
+def job_costs() -> list[str]:
+    """Estimated cost of all runs."""
+    desk = Desk()
+    lines, spent, reserved = [], 0.0, 0.0
+    for run_id in desk.runs():
+        state = _state(desk.store(run_id))
+        spent, reserved = spent + state.spent_usd, reserved + state.reserved_usd
+        lines.append(f"{run_id:<34}{state.spent_usd:>10.2f} USD  {_stands(state)}")
+    return [*lines, f"{'all':<34}{spent:>10.2f} USD, {reserved:.2f} reserved (estimates: see your bill)"]

@@ -1,0 +1,94 @@
+"""DVC on the launching side, by its command line: inputs to the bucket, the lock entry of a job into dvc.lock, outputs back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.errors import InfraError
+
+REMOTE = "longfuse-jobs"
+ON_NODE = ["dvc", "--wait-for-lock"]
+
+
+class LockMismatchError(InfraError):
+    """A job returned a lock entry for another stage than was sent."""
+
+
+def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
+    """Run DVC. Raises InfraError with its last lines."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", *words],
+        cwd=root,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise InfraError(f"dvc {' '.join(words)}: {(done.stderr or done.stdout).strip()[-1500:]}")
+    return done.stdout
+
+
+def remote_url(bucket: str) -> str:
+    """Where a project's data lies in the bucket."""
+    return f"s3://{bucket}/dvc"
+
+
+def push_inputs(root: Path, environment: Mapping[str, str], bucket: str, targets: Sequence[str]) -> None:
+    """Upload what a stage reads; what is there already is not sent again. The remote stands in .dvc/config.local."""
+    dvc(root, environment, "remote", "add", "--quiet", "--local", "--force", REMOTE, remote_url(bucket))
+    if targets:
+        dvc(root, environment, "push", "--quiet", "--remote", REMOTE, *targets)
+
+
+def pull_outputs(root: Path, environment: Mapping[str, str], stage: str) -> None:
+    """Bring a stage's outputs into the working tree."""
+    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", stage)
+
+
+def stage_work(stage: str, bucket: str, threads: int | None = None) -> dict[str, Any]:
+    """The part of boot.json that does a DVC stage: never with the run cache, of the code and inputs that were sent."""
+    environment = {"DVC_SITE_CACHE_DIR": "{node}/dvc", "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return {
+        "setup": [["dvc", "remote", "add", "--quiet", "--local", "--force", "--default", REMOTE, remote_url(bucket)]],
+        "command": [*ON_NODE, "repro", "--pull", "--no-run-cache", "-s", stage],
+        "install": ["-c", "constraints.txt", "-e", ".[train,aws]"],
+        "push": [*ON_NODE, "push", stage],
+        "environment": environment,
+        "result_files": ["dvc.lock"],
+    }
+
+
+def merge_lock(root: Path, stage: str, text: str, expected: Mapping[str, str | None], command: str) -> None:
+    """Put a job's entry into dvc.lock, if it is about the very inputs and command that were sent; nothing else changes.
+
+    expected: path -> md5 of the stage's dependencies here. Hold the run lock. Raises LockMismatchError.
+    """
+    entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage)
+    if entry is None:
+        raise LockMismatchError(f"the job of {stage} returned a dvc.lock without that stage.")
+    if entry["cmd"] != command:
+        raise LockMismatchError(f"the job of {stage} ran {entry['cmd']!r}, asked for was {command!r}.")
+    theirs = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
+    different = sorted(path for path in {*theirs, *expected} if theirs.get(path) != expected.get(path))
+    if different:
+        raise LockMismatchError(
+            f"the job of {stage} read other inputs than there are here: {', '.join(different[:5])}."
+        )
+    path = root / "dvc.lock"
+    lock: dict[str, Any] = (
+        yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": "2.0", "stages": {}}
+    )
+    lock["stages"][stage] = entry
+    lock["stages"] = dict(sorted(lock["stages"].items()))
+    partial = path.with_name("dvc.lock.partial")
+    partial.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
+    partial.replace(path)

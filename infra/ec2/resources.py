@@ -1,0 +1,116 @@
+"""infra/resources.yaml: what a stage asks for, by profile; and from it the candidates in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from infra.ec2.aws import Clients
+from infra.ec2.catalog import QUOTA_CODES, TYPES, hourly_usd, types_for
+from infra.ec2.spec import Candidate, Market, Spec
+from infra.errors import InfraError
+
+RESOURCES = Path(__file__).parents[1] / "resources.yaml"
+
+
+class Account(Spec):
+    """What jobs use of your account."""
+
+    bucket: str | None = Field(default=None, description="S3 bucket of runs and of the DVC remote.")
+    bucket_region: str = Field(default="us-east-1", description="Its region.")
+    instance_profile: str = Field(
+        default="longfuse-node", description="Instance profile of nodes (policies/node.json)."
+    )
+    image_parameter: str = Field(description="SSM parameter that names the machine image.")
+    security_group: str | None = Field(default=None, description="Security group without inbound rules; null: default.")
+
+
+class Request(Spec):
+    """What one stage asks for."""
+
+    accelerator: str = Field(description="GPU and count, for example H100:8, or cpu.")
+    markets: tuple[Market, ...] = Field(default=("spot", "on-demand"), description="Tried in this order.")
+    regions: tuple[str, ...] = Field(default=("us-east-1",), description="Tried in this order.")
+    zones: tuple[str, ...] = Field(default=("a", "b", "c"), description="Letters of zones, tried in this order.")
+    reservations: tuple[str, ...] = Field(default=(), description="Capacity reservation ids, for market reservation.")
+    nodes: int = Field(default=1, ge=1, le=1, description="Instances; more than one is not built yet.")
+    disk_gb: int = Field(default=200, ge=8, description="Size of the encrypted root volume.")
+    runtime_hours: float = Field(default=24.0, gt=0, description="Longest run of one attempt.")
+    budget_usd: float = Field(gt=0, description="What all attempts of one stage may cost.")
+
+
+class Profile(Spec):
+    """Patterns of stage names -> requests; the first that fits."""
+
+    stages: dict[str, Request] = Field(description="Glob over stage names -> what is asked for.")
+
+
+class Resources(Spec):
+    """The file."""
+
+    account: Account = Field(description="What jobs use of your account.")
+    profiles: dict[str, Profile] = Field(description="By the name of the profile in params.yaml.")
+
+    def request(self, profile: str, stage: str) -> Request | None:
+        """What a stage asks for; None: it runs on this machine."""
+        if profile not in self.profiles:
+            return None
+        stages: Mapping[str, Request] = self.profiles[profile].stages
+        return next((request for pattern, request in stages.items() if fnmatchcase(stage, pattern)), None)
+
+
+def load_resources(path: Path = RESOURCES) -> Resources:
+    """Raises InfraError naming the key that is wrong."""
+    try:
+        return Resources.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise InfraError(f"{path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InfraError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def candidates(request: Request) -> tuple[Candidate, ...]:
+    """Market by market, then region, then type (cheapest first), then zone. Raises InfraError if there is none."""
+    found = []
+    for market in request.markets:
+        reservations: tuple[str | None, ...] = request.reservations if market == "reservation" else (None,)
+        for reservation in reservations:
+            for region in request.regions:
+                for kind in types_for(request.accelerator):
+                    for letter in request.zones:
+                        found.append(
+                            Candidate(
+                                market=market,
+                                instance_type=kind.name,
+                                region=region,
+                                zone=f"{region}{letter}",
+                                hourly_usd=hourly_usd(kind.name, market),
+                                reservation_id=reservation,
+                            )
+                        )
+    if not found:
+        raise InfraError("market reservation alone needs ids in `reservations` of infra/resources.yaml.")
+    return tuple(found)
+
+
+def missing_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> list[dict[str, Any]]:
+    """Quotas that are smaller than one instance of a candidate needs: {code, region, needed, have}."""
+    needed: dict[tuple[str, str], int] = {}
+    for item in wanted:
+        kind = TYPES[item.instance_type]
+        code = QUOTA_CODES[kind.family, "spot" if item.market == "spot" else "on-demand"]
+        needed[code, item.region] = max(needed.get((code, item.region), 0), kind.vcpus)
+    found = []
+    for (code, region), vcpus in needed.items():
+        quota = clients("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
+        if quota["Value"] < vcpus:
+            found.append(
+                {"code": code, "name": quota["QuotaName"], "region": region, "needed": vcpus, "have": quota["Value"]}
+            )
+    return found

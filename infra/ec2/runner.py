@@ -1,0 +1,254 @@
+"""The seam to the flow: a stage as a run on EC2, submitted or adopted, kept by a controller in this process.
+
+The run's name comes from the stage and its fingerprint. So asking again for the same work finds the run that does it
+already, or its result; nothing is launched twice for the same inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from queue import Empty, Queue
+from typing import Any
+
+from infra.ec2 import dvc
+from infra.ec2.aws import AwsError, Clients
+from infra.ec2.bundle import upload_code
+from infra.ec2.controller import Controller, Follower
+from infra.ec2.reducer import State
+from infra.ec2.resources import Account, Request, candidates
+from infra.ec2.spec import Rhythm, RunSpec, Stopping
+from infra.ec2.store import LeaseLostError, RunStore
+from infra.errors import InfraError, StageFailedError, StageStoppedError
+from infra.jobs import JobResult, JobSpec, JobState, Outcome
+from infra.runner import OnLine
+
+logger = logging.getLogger(__name__)
+
+TAIL_LINES = 40
+FAILED_EXIT = 1
+HOUR_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFacts:
+    """What the flow knows of a stage and a job needs: its identity, where its inputs come from, where it keeps its state."""
+
+    fingerprint: str
+    command: str
+    inputs: Mapping[str, str | None]  # path -> md5, as they are here
+    upstream: tuple[str, ...]  # stages whose outputs it reads
+    state_folder: str  # below the project
+
+
+@dataclass(eq=False)
+class Ec2Job:
+    """A run that this process keeps."""
+
+    spec: JobSpec
+    facts: StageFacts
+    store: RunStore
+    run: RunSpec
+    controller: Controller
+    started: float
+    lines: Queue[str]
+    state: JobState = JobState.RUNNING
+    final: State | None = None
+    error: BaseException | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+class Ec2Runner:
+    """Does stages on EC2. describe: facts of a stage; request: what it asks for; on_metrics: spool lines of a job; on_end: in `wait`."""
+
+    def __init__(
+        self,
+        account: Account,
+        request: Callable[[str], Request],
+        describe: Callable[[str], StageFacts],
+        on_metrics: Callable[[str, StageFacts, bytes], None] = lambda _stage, _facts, _data: None,
+        rhythm: Rhythm | None = None,
+        on_end: Callable[[RunSpec, State], None] = lambda _run, _state: None,
+    ) -> None:
+        if account.bucket is None:
+            raise InfraError(
+                "no bucket for runs: set account.bucket in infra/resources.yaml or LONGFUSE_BUCKET, or try --simulate."
+            )
+        self._account, self._bucket = account, account.bucket
+        self._request = request
+        self._describe = describe
+        self._on_metrics = on_metrics
+        self._on_end = on_end
+        self._rhythm = rhythm or Rhythm(heartbeat_seconds=5.0)
+        self._clients = Clients()
+        self._jobs: set[Ec2Job] = set()
+        self._closed = False
+        self._guard = threading.Lock()
+
+    def submit(self, spec: JobSpec) -> Ec2Job:
+        """See Runner.submit. Raises InfraError before anything is launched if inputs or code cannot be sent."""
+        facts = self._describe(spec.stage)
+        with self._guard:
+            if self._closed:
+                raise StageStoppedError(f"{spec.stage} was not started: the run is being stopped")
+        store, run = self._open(spec, facts)
+        lines: Queue[str] = Queue()
+        follower = Follower(lines.put, lambda data: self._on_metrics(spec.stage, facts, data))
+        controller = Controller(self._clients, store, run, follower)
+        job = Ec2Job(spec, facts, store, run, controller, time.monotonic(), lines)
+        with self._guard:
+            self._jobs.add(job)
+        threading.Thread(target=self._keep, args=(job,), name=f"run {run.run_id}", daemon=True).start()
+        return job
+
+    def _open(self, spec: JobSpec, facts: StageFacts) -> tuple[RunStore, RunSpec]:
+        """The run for these inputs: one that is under way or has succeeded, or a new one."""
+        base = f"{spec.stage.replace('@', '-').replace('_', '-')}-{facts.fingerprint[:12]}"
+        for number in range(1, 1000):
+            run_id = base if number == 1 else f"{base}-{number}"
+            store = RunStore(self._clients, self._bucket, self._account.bucket_region, run_id)
+            known = store.read("spec.json")
+            if known is None:
+                run = self._new(spec, facts, store)
+                store.begin(run)
+                return store, run
+            closed = store.read_json("closed.json")
+            if closed is None or closed["outcome"] == "succeeded":
+                return store, RunSpec.model_validate_json(known)
+        raise InfraError(f"{spec.stage} failed 999 times with the same inputs; change something first.")
+
+    def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
+        request = self._request(spec.stage)
+        dvc.push_inputs(spec.root, spec.environment, self._bucket, facts.upstream)
+        work = {
+            **dvc.stage_work(spec.stage, self._bucket),
+            "code": upload_code(store, spec.root),
+            "state_folder": facts.state_folder,
+            "gpus": 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1),
+        }
+        runtime = request.runtime_hours * HOUR_SECONDS
+        return RunSpec(
+            run_id=store.run_id,
+            stage=spec.stage,
+            fingerprint=facts.fingerprint,
+            bucket=self._bucket,
+            bucket_region=self._account.bucket_region,
+            candidates=candidates(request),
+            nodes=request.nodes,
+            budget_usd=request.budget_usd,
+            image_parameter=self._account.image_parameter,
+            instance_profile=self._account.instance_profile,
+            security_group=self._account.security_group,
+            disk_gb=request.disk_gb,
+            stopping=Stopping(runtime_seconds=runtime, hard_cap_seconds=runtime + HOUR_SECONDS),
+            rhythm=self._rhythm,
+            work=work,
+        )
+
+    def _keep(self, job: Ec2Job) -> None:
+        """The controller's thread: takes over from a dead one if there was one."""
+        try:
+            job.controller.take(wait_seconds=job.run.rhythm.lease_seconds + 5.0)
+            job.final = job.controller.run()
+        except BaseException as error:  # handed to whoever waits  # noqa: BLE001
+            job.error = error
+        with self._guard:
+            self._jobs.discard(job)
+        job.ended.set()
+
+    def wait(self, job: Ec2Job, on_line: OnLine) -> JobResult:
+        """See Runner.wait. After success the lock entry is merged and the outputs are here."""
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        on_line(f"run {job.run.run_id}: {len(job.run.candidates)} candidates, at most {job.run.budget_usd:g} USD")
+        try:
+            while not (job.ended.is_set() and job.lines.empty()):
+                try:
+                    line = job.lines.get(timeout=0.2)
+                except Empty:
+                    continue
+                tail.append(line)
+                on_line(line)
+        except BaseException:
+            self.cancel(job)
+            raise
+        if isinstance(job.error, LeaseLostError | AwsError):
+            raise InfraError(str(job.error)) from job.error
+        if job.error is not None:
+            raise job.error
+        assert job.final is not None
+        self._on_end(job.run, job.final)
+        for line in job.final.history:
+            on_line(line)
+        on_line(f"run {job.run.run_id}: {job.final.outcome}, about {job.final.spent_usd:.2f} USD")
+        if job.state is JobState.STOPPED or job.final.outcome == "cancelled":
+            raise StageStoppedError(f"{job.spec.stage} was stopped")
+        if job.final.outcome != "succeeded":
+            tail.append(f"run {job.run.run_id}: {job.final.outcome}: {job.final.message}")
+            raise StageFailedError(job.spec.stage, FAILED_EXIT, tuple(tail))
+        self._take_result(job)
+        job.state = JobState.SUCCEEDED
+        return JobResult(outcome=Outcome.RAN, seconds=time.monotonic() - job.started)
+
+    def _take_result(self, job: Ec2Job) -> None:
+        result = job.store.read_json("result.json")
+        assert result is not None
+        root, stage = job.spec.root, job.spec.stage
+        dvc.merge_lock(root, stage, result["files"]["dvc.lock"], job.facts.inputs, job.facts.command)
+        dvc.pull_outputs(root, job.spec.environment, stage)
+
+    def cancel(self, job: Ec2Job) -> None:
+        """See Runner.cancel: the run's instances are gone when it returns, or end by their own timers."""
+        job.state = JobState.STOPPED
+        try:
+            job.store.write_json("cancel", {"by": "runner", "time": time.time()})
+        except Exception as error:  # the cloud does not answer; the dead-man timers do  # noqa: BLE001
+            logger.warning("run %s could not be cancelled: %s", job.run.run_id, error)
+            return
+        job.ended.wait(job.run.stopping.grace_seconds + 180.0)
+
+    def cancel_all(self, *, at_once: bool = False) -> None:
+        """See Runner.cancel_all. `at_once` does not wait for instances to end."""
+        with self._guard:
+            self._closed = True
+            jobs = list(self._jobs)
+        if at_once:
+            for job in jobs:
+                job.state = JobState.STOPPED
+                job.ended.set()
+        threads = [threading.Thread(target=self.cancel, args=(job,), daemon=True) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+class SplitRunner:
+    """Some stages on EC2, the others here. `elsewhere` tells which."""
+
+    def __init__(self, here: Any, there: Any, elsewhere: Callable[[str], bool]) -> None:
+        self._here = here
+        self._there = there
+        self._elsewhere = elsewhere
+
+    def submit(self, spec: JobSpec) -> tuple[Any, Any]:
+        """See Runner.submit."""
+        runner = self._there if self._elsewhere(spec.stage) else self._here
+        return runner, runner.submit(spec)
+
+    def wait(self, job: tuple[Any, Any], on_line: OnLine) -> JobResult:
+        """See Runner.wait."""
+        result: JobResult = job[0].wait(job[1], on_line)
+        return result
+
+    def cancel(self, job: tuple[Any, Any]) -> None:
+        """See Runner.cancel."""
+        job[0].cancel(job[1])
+
+    def cancel_all(self, *, at_once: bool = False) -> None:
+        """See Runner.cancel_all."""
+        self._there.cancel_all(at_once=at_once)
+        self._here.cancel_all(at_once=at_once)

@@ -1,0 +1,185 @@
+"""Parts of the control side by themselves: errors, candidates, requests, lease, policies."""
+
+import json
+import subprocess
+import threading
+from collections import Counter
+
+import botocore.exceptions
+import botocore.session
+import botocore.stub
+import pytest
+
+from infra.ec2.aws import Clients, ErrorClass, classify
+from infra.ec2.bundle import upload_code
+from infra.ec2.catalog import QUOTA_CODES, TYPES, types_for
+from infra.ec2.launch import build_request
+from infra.ec2.resources import Request, candidates, load_resources, missing_quotas
+from infra.ec2.spec import digest
+from infra.ec2.store import LeaseLostError, RunStore
+from infra.errors import InfraError
+from tests.infra.ec2.policy import statements
+from tests.infra.ec2.test_reducer import run_spec
+
+
+@pytest.fixture
+def cloud(simulated, monkeypatch):
+    for name, value in simulated.environment.items():
+        monkeypatch.setenv(name, value)
+    return simulated
+
+
+def client_error(code, status=400):
+    answer = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return botocore.exceptions.ClientError(answer, "RunInstances")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("InsufficientInstanceCapacity", ErrorClass.NEXT),
+        ("VcpuLimitExceeded", ErrorClass.NEXT),
+        ("Unsupported", ErrorClass.NEXT),
+        ("RequestLimitExceeded", ErrorClass.AGAIN),
+        ("InternalError", ErrorClass.AGAIN),
+        ("IdempotentParameterMismatch", ErrorClass.RECONCILE),
+        ("IdempotentInstanceTerminated", ErrorClass.RECONCILE),
+        ("UnauthorizedOperation", ErrorClass.STOP),
+        ("InvalidAMIID.NotFound", ErrorClass.STOP),
+        ("ExpiredToken", ErrorClass.STOP),
+        ("SomethingNobodyHasSeen", ErrorClass.STOP),
+    ],
+)
+def test_an_error_code_says_what_to_do_and_an_unknown_one_stops(code, expected):
+    assert classify(client_error(code)) is expected
+
+
+def test_a_lost_connection_is_reconciled():
+    assert classify(botocore.exceptions.ReadTimeoutError(endpoint_url="u")) is ErrorClass.RECONCILE
+
+
+def test_candidates_come_market_by_market_then_region_then_zone():
+    found = candidates(
+        Request(accelerator="H100:8", regions=("us-east-1", "us-west-2"), zones=("a", "b"), budget_usd=1)
+    )
+    assert [(item.market, item.zone) for item in found] == [
+        (market, f"{region}{zone}")
+        for market in ("spot", "on-demand")
+        for region in ("us-east-1", "us-west-2")
+        for zone in ("a", "b")
+    ]
+    assert {item.instance_type for item in found} == {"p5.48xlarge"}
+
+
+def test_reservations_come_first_and_only_if_there_are_any():
+    asked = {"accelerator": "H100:8", "markets": ("reservation", "spot"), "zones": ("a",), "budget_usd": 1}
+    assert [item.market for item in candidates(Request(**asked))] == ["spot"]
+    with_one = candidates(Request(**asked, reservations=("cr-1",)))
+    assert [(item.market, item.reservation_id) for item in with_one] == [("reservation", "cr-1"), ("spot", None)]
+
+
+def test_an_accelerator_that_nobody_has_is_told_with_those_that_there_are():
+    with pytest.raises(InfraError, match="H100:8"):
+        types_for("B200:8")
+
+
+def test_every_type_has_quota_codes_and_every_profile_has_candidates():
+    assert {(kind.family, market) for kind in TYPES.values() for market in ("spot", "on-demand")} <= set(QUOTA_CODES)
+    resources = load_resources()
+    for profile in resources.profiles.values():
+        for request in profile.stages.values():
+            assert candidates(request)
+    assert resources.request("paper_4b", "rl@stage3").accelerator == "H100:8"
+    assert resources.request("paper_4b", "ingest") is None
+
+
+def test_the_request_is_one_that_ec2_knows_encrypted_with_tokens_and_without_a_way_in():
+    spec = run_spec(security_group="sg-1")
+    request = build_request(
+        spec,
+        spec.candidates[0],
+        token="t",
+        user_data="#!/bin/sh",
+        image="ami-1",
+        root_device="/dev/sda1",
+        tags={"a": "b"},
+    )
+    session = botocore.session.get_session()
+    client = session.create_client("ec2", "us-east-1", aws_access_key_id="x", aws_secret_access_key="y")
+    with botocore.stub.Stubber(client) as stub:  # the service model refuses unknown names and types
+        stub.add_response("run_instances", {"Instances": []}, request)
+        client.run_instances(**request)
+    assert request["MetadataOptions"]["HttpTokens"] == "required"
+    assert request["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+    assert request["InstanceInitiatedShutdownBehavior"] == "terminate"
+    assert "KeyName" not in request
+    assert (request["MinCount"], request["MaxCount"]) == (1, 1)
+
+
+def test_a_spec_has_one_text():
+    spec = run_spec()
+    assert digest(spec.model_dump(mode="json")) == digest(json.loads(spec.model_dump_json()))
+
+
+def test_of_eight_controllers_one_gets_the_lease(cloud):
+    won, lost = [], []
+
+    def contend(number):
+        store = RunStore(Clients(), cloud.bucket, "us-east-1", "lease-test")
+        try:
+            won.append(store.acquire(f"owner-{number}", 30.0))
+        except LeaseLostError as error:
+            lost.append(str(error))
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+
+
+def test_a_lease_that_expired_is_taken_with_the_next_epoch_and_its_owner_is_refused(cloud):
+    store = RunStore(Clients(), cloud.bucket, "us-east-1", "lease-expires")
+    first = store.acquire("one", 0.0)
+    second = store.acquire("two", 30.0)
+    assert (first.epoch, second.epoch) == (1, 2)
+    with pytest.raises(LeaseLostError):
+        store.renew(first, 30.0)
+    assert store.renew(second, 30.0).epoch == 2
+
+
+def test_a_state_that_somebody_else_wrote_is_not_written_over(cloud):
+    store = RunStore(Clients(), cloud.bucket, "us-east-1", "fence")
+    etag = store.write_state({"a": 1}, "")
+    newer = store.write_state({"a": 2}, etag)
+    with pytest.raises(LeaseLostError):
+        store.write_state({"a": 3}, etag)
+    assert store.read_state() == ({"a": 2}, newer)
+
+
+def test_code_is_stored_once_for_equal_trees(cloud, tmp_path):
+    (tmp_path / "a").write_text("a")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    (tmp_path / "new").write_text("b")
+    store = RunStore(Clients(), cloud.bucket, "us-east-1", "bundle")
+    assert upload_code(store, tmp_path) == upload_code(store, tmp_path)
+
+
+def test_a_quota_that_is_too_small_is_named(cloud):
+    wanted = candidates(Request(accelerator="H100:8", markets=("on-demand",), zones=("a",), budget_usd=1))
+    assert missing_quotas(Clients(), wanted) == []
+    cloud.set_quota("L-417A185B", 0.0)
+    assert [(item["code"], item["needed"]) for item in missing_quotas(Clients(), wanted)] == [("L-417A185B", 192)]
+    cloud.set_quota("L-417A185B", 384.0)
+
+
+def test_a_node_may_do_nothing_to_instances_and_policies_name_their_bucket():
+    actions = [action for statement in statements("node") for action in statement["Action"]]
+    assert not [action for action in actions if action.startswith(("ec2:", "iam:"))]
+    assert max(Counter(actions).values()) == 1
+    for name in ("node", "launcher"):
+        for statement in statements(name):
+            assert not [action for action in statement["Action"] if action.endswith("*")]

@@ -1,0 +1,138 @@
+"""Stages of a DVC project on simulated instances, through the runner that the flow uses, and the commands on their runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from flows import jobs
+from flows.doctor_ec2 import examine_ec2, probe_bucket
+from flows.on_ec2 import account_of, stage_facts
+from flows.yaml_io import read_yaml
+from infra.ec2.aws import Clients
+from infra.ec2.dvc import LockMismatchError, merge_lock
+from infra.ec2.resources import Request, load_resources
+from infra.ec2.runner import Ec2Runner, SplitRunner
+from infra.ec2.spec import Rhythm
+from infra.errors import StageFailedError
+from infra.jobs import JobSpec, Outcome
+from infra.local import LocalRunner
+from infra.settings import child_environment, load_settings
+from tests.diamond_project import make_project, set_params, value_of
+
+RHYTHM = Rhythm(poll_seconds=0.5, heartbeat_seconds=0.5, log_seconds=0.5, checkpoint_seconds=0.5, lease_seconds=5.0)
+ASKED = Request(accelerator="cpu", budget_usd=5.0, runtime_hours=0.2, disk_gb=20)
+
+
+@pytest.fixture
+def desk(simulated, monkeypatch):
+    for name, value in {**simulated.environment, "LONGFUSE_BUCKET": simulated.bucket}.items():
+        monkeypatch.setenv(name, value)
+    simulated.clear()
+    return simulated
+
+
+class Project:
+    def __init__(self, root, on_ec2):
+        self.root = root
+        self.lines = []
+        self.metrics = []
+        there = Ec2Runner(
+            account_of(load_resources().account),
+            lambda _stage: ASKED,
+            lambda stage: stage_facts(root, read_yaml(root / "params.yaml"), stage),
+            lambda _stage, _facts, data: self.metrics.append(data),
+            RHYTHM,
+        )
+        self.runner = SplitRunner(LocalRunner(), there, lambda stage: stage in on_ec2)
+
+    def do(self, stage):
+        environment = child_environment(load_settings(self.root), stage=stage)
+        spec = JobSpec(stage=stage, root=self.root, environment=environment)
+        return self.runner.wait(self.runner.submit(spec), self.lines.append).outcome
+
+
+def lock(root):
+    return yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+
+
+@pytest.mark.slow
+def test_a_stage_on_ec2_takes_its_inputs_from_here_and_gives_its_outputs_back(desk, tmp_path):
+    project = Project(make_project(tmp_path / "p"), {"b"})
+    before = len(desk.instances())
+    assert [project.do(stage) for stage in ("a", "b", "c", "d")] == [Outcome.RAN] * 4
+    assert value_of(project.root, "d") == [1, '[1, "[1]"]', '[1, "[1]"]']
+    assert "hello from b" in project.lines
+    status = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=project.root, capture_output=True, text=True, check=True
+    )
+    assert json.loads(status.stdout) == {}
+    assert len(desk.instances()) == before + 1
+    assert desk.alive() == []
+
+    (project.root / "dvc.lock").unlink()  # the same work asked for again: its result is there, nothing is launched
+    assert project.do("a") in (Outcome.RESTORED, Outcome.SKIPPED, Outcome.RAN)
+    assert project.do("b") is Outcome.RAN
+    assert len(desk.instances()) == before + 1
+    assert {"a", "b"} <= set(lock(project.root))
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_on_ec2_is_told_as_one_that_fails_here(desk, tmp_path):
+    project = Project(make_project(tmp_path / "p", a={"fail": True}), {"a"})
+    with pytest.raises(StageFailedError) as caught:
+        project.do("a")
+    assert any("a is broken: mend it" in line for line in caught.value.tail)
+    assert not (project.root / "dvc.lock").exists()
+    set_params(project.root)  # mended: other parameters, another run
+    assert project.do("a") is Outcome.RAN
+
+
+@pytest.mark.slow
+def test_the_commands_on_runs_tell_and_end_them(desk, tmp_path):
+    project = Project(make_project(tmp_path / "p", a={"seconds": 90.0}), {"a"})
+    environment = child_environment(load_settings(project.root), stage="a")
+    job = project.runner.submit(JobSpec(stage="a", root=project.root, environment=environment))
+    run_id = job[1].run.run_id
+    desk.wait(lambda: any("hello from a" in line for line in jobs.job_logs(run_id, follow=False)), 60, "the first line")
+    shown = "\n".join(jobs.show_job(run_id))
+    assert "instance    i-" in shown
+    assert "heartbeat" in shown
+    assert any(run_id in line and "watching" in line for line in jobs.list_jobs())
+    assert "is controlled by" in jobs.cancel_job(run_id)[0]
+    desk.wait(lambda: not desk.alive(), 60, "the end")
+    job[1].ended.wait(30)
+    assert any(run_id in line and "cancelled" in line for line in jobs.list_jobs())
+    assert "USD" in jobs.job_costs()[-1]
+    assert jobs.reap_instances(dry_run=True) == ["nothing to reap"]
+
+
+@pytest.mark.slow
+def test_the_doctor_looks_at_the_account(desk):
+    findings = examine_ec2()
+    assert [item.what for item in findings if item.level == "fail"] == []
+    assert any("conditional writes" in item.what for item in findings)
+    desk.set_quota("L-417A185B", 0.0)
+    assert any("L-417A185B" in item.what for item in examine_ec2())
+    desk.set_quota("L-417A185B", 384.0)
+    assert "takes conditional writes" in probe_bucket(Clients(), desk.bucket, "us-east-1")
+
+
+def test_a_lock_entry_for_other_inputs_is_refused(tmp_path):
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages:\n  a: {cmd: x}\n")
+    entry = {
+        "stages": {"b": {"cmd": "python b", "deps": [{"path": "in", "md5": "1"}], "outs": [{"path": "o", "md5": "2"}]}}
+    }
+    text = yaml.safe_dump(entry)
+    with pytest.raises(LockMismatchError, match="other inputs"):
+        merge_lock(tmp_path, "b", text, {"in": "9"}, "python b")
+    with pytest.raises(LockMismatchError, match="asked for was"):
+        merge_lock(tmp_path, "b", text, {"in": "1"}, "python c")
+    with pytest.raises(LockMismatchError, match="without that stage"):
+        merge_lock(tmp_path, "z", text, {}, "")
+    merge_lock(tmp_path, "b", text, {"in": "1"}, "python b")
+    assert set(lock(tmp_path)) == {"a", "b"}
