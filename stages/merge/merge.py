@@ -101,7 +101,9 @@ def merge_checkpoints(
     finished = FinishedShards(work_dir, [base, *experts], (how, shards))
     _log.info("Merging %d tensors of %d experts over the base by %s", len(specs), len(experts), method)
     reports: dict[str, TensorReport] = {}
-    with one_torch_thread(), ThreadPoolExecutor(threads or _default_threads()) as pool:
+    # Each thread says so for itself: the number is one per thread in the library that computes the sums.
+    count = threads or _default_threads()
+    with one_torch_thread(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for number, shard in enumerate(shards, start=1):
             done = finished.get(shard)
             if done is None:

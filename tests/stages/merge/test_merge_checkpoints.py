@@ -278,3 +278,24 @@ def test_the_stage_writes_model_pointer_and_report_and_repeats_its_bytes(folders
     assert [row["name"] for row in report["tensors"]] == ["model.embed_tokens.weight", "model.norm.weight", "steps"]
     assert emitted[0][1]["merge/weight_memory"] == pytest.approx(0.8)
     assert str(tmp_path) not in (out_dir / "merge.json").read_text()
+
+
+def test_a_merge_reports_the_same_figures_each_time(tmp_path):
+    # A thread of the pool learns the number of torch's threads at its first large tensor; until then it shared out sums of
+    # 4,096 elements, so that the last bits hung on which thread met which tensor.
+    sizes = [40_000, *[4096] * 40]
+    base, a, b = (
+        {
+            f"layer.{i}.weight": torch.randn(n, generator=torch.Generator().manual_seed(99 * k + i))
+            for i, n in enumerate(sizes)
+        }
+        for k in range(3)
+    )
+    write_model(tmp_path / "base", base)
+    for name, difference in (("a", a), ("b", b)):
+        write_model(tmp_path / name, {key: base[key] + 1e-3 * value for key, value in difference.items()})
+    seen = {
+        str(merge_checkpoints(tmp_path / "base", [tmp_path / "a", tmp_path / "b"], tmp_path / f"out{i}"))
+        for i in range(12)
+    }
+    assert len(seen) == 1
