@@ -30,7 +30,7 @@ from stages.common.seeds import derive_seed
 from stages.common.tokens import ChatTokenizer
 from stages.engines.access import KEY_VARIABLE, URL_VARIABLE, RemoteAccess
 from stages.engines.requests import check_request, end_ids
-from stages.engines.vllm_engine import check_version
+from stages.engines.vllm_version import check_version
 
 if TYPE_CHECKING:
     import torch

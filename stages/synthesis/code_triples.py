@@ -14,36 +14,16 @@ import ast
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from stages.common.records import Document
+from stages.synthesis.code_files import CodeFile, code_files
 from stages.synthesis.code_names import ImportedName, bound_once, imported_names, resolve_import, top_level
 from stages.synthesis.triples import SHADOW, TripleRows
 
-FILE_LINE = re.compile(r"^# file: (?P<path>[^\n]{1,200})$", re.MULTILINE)
 MAX_FILE_CHARACTERS = 400_000
 MAX_LITERAL_CHARACTERS = 60
 MIN_LITERAL_CHARACTERS = 2
 _IGNORED_METHODS = re.compile(r"__\w+__")
-
-
-@dataclass(frozen=True)
-class CodeFile:
-    """One file: where its `# file:` line stands, and where its text begins and ends, in the document."""
-
-    path: str
-    line: tuple[int, int]
-    start: int
-    end: int
-
-
-def code_files(text: str) -> Iterator[CodeFile]:
-    """The files of a repository document."""
-    marks = list(FILE_LINE.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        end = following.start() if following else len(text)
-        yield CodeFile(mark["path"].strip(), (mark.start(), mark.end()), min(mark.end() + 1, end), end)
 
 
 def code_triples(document: Document, rows: TripleRows) -> int:

@@ -25,7 +25,7 @@ from stages.engines.remote_engine import RemoteEngine
 from stages.engines.remote_weights import buckets
 from stages.engines.requests import end_ids
 from stages.engines.transformers_engine import TransformersEngine
-from stages.engines.vllm_engine import check_version, installed_version
+from stages.engines.vllm_version import check_version, installed_version
 from tests.train_settings import ENGINE, TRAIN
 
 
