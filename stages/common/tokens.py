@@ -67,13 +67,16 @@ class ChatTokenizer:
             raise InputError(
                 f"the tokenizer in {model_dir} names no end token. Set eos_token in tokenizer_config.json."
             )
+        self._backend: Any = getattr(
+            self._tokenizer, "backend_tokenizer", None
+        )  # compiled; None: a tokenizer in Python
         self.eos_id: int = self._tokenizer.eos_token_id
         self.pad_id: int = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self.eos_id
 
     def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Prompt ids of a conversation, up to and including the opening of the assistant's turn."""
         text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.encode_text(text)
 
     @cached_property
     def opens_reasoning(self) -> bool:
@@ -88,8 +91,12 @@ class ChatTokenizer:
         return ("<think>\n" if self.opens_reasoning else "") + self.decode(token_ids)
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text, no special tokens."""
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Ids of plain text, no special tokens added. Several threads may encode at once."""
+        if self._backend is None:
+            return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Without masks and offsets, and without the interpreter's lock, which a single `encode` would hold.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        return tuple(encoding.ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of ids, special tokens removed, blanks as generated."""

@@ -52,11 +52,14 @@ class ScriptedEngine:
 
     script: (prompt text, request, index of the completion) -> answer. Must be a pure function.
     tokenizer: any object with ChatTokenizer's encode_text, decode and eos_id.
+    keep_requests: False: `requests` stays empty, so that memory does not grow.
 
     calls: batches run; requests: those answered; loads: how often weights were given; awake, closed.
     """
 
-    def __init__(self, script: Script, tokenizer: Any = None, max_model_tokens: int = 1_000_000) -> None:
+    def __init__(
+        self, script: Script, tokenizer: Any = None, max_model_tokens: int = 1_000_000, keep_requests: bool = True
+    ) -> None:
         self.tokenizer = tokenizer if tokenizer is not None else ByteTokenizer()
         self.max_model_tokens = max_model_tokens
         self.calls = 0
@@ -65,6 +68,7 @@ class ScriptedEngine:
         self.awake = True
         self.closed = False
         self._script = script
+        self._keep_requests = keep_requests
         self._queue = RequestQueue(self.generate_all)
 
     async def generate(self, request: GenerationRequest) -> list[Completion]:
@@ -79,7 +83,8 @@ class ScriptedEngine:
         for request in requests:
             check_request(request, self.max_model_tokens)
         self.calls += 1
-        self.requests.extend(requests)
+        if self._keep_requests:
+            self.requests.extend(requests)
         return [[self._complete(request, index) for index in range(request.n)] for request in requests]
 
     def _complete(self, request: GenerationRequest, index: int) -> Completion:

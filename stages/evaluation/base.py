@@ -130,6 +130,7 @@ class LoadRequest:
     seed: of everything random.
     count_tokens: of the model's tokenizer.
     documents: corpus that generators take their hay, dialogues and tables from; None: there is none.
+    contexts_dir: where contexts that are too large to be held are written; None: a temporary folder.
     """
 
     data_dir: Path | None
@@ -139,6 +140,7 @@ class LoadRequest:
     seed: int
     count_tokens: Callable[[str], int]
     documents: DocumentStore | None = None
+    contexts_dir: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from stages.common.seeds import derive_seed
 from stages.common.text import strip_reasoning
 from stages.common.tokens import Message
 from stages.engines.base import RolloutEngine
+from stages.memory.ahead import read_ahead
 from stages.memory.chunking import iter_chunks
 from stages.memory.parsing import parse_turn
 from stages.memory.prompts import PromptOrder, answer_messages, defuse, update_messages
@@ -165,7 +166,7 @@ class MemoryAgent:
         turns: list[Turn] = []
         segments: list[Segment] = []
         prompt_tokens = response_tokens = 0
-        for number, section in enumerate(self._sections(document), start=1):
+        for number, section in enumerate(read_ahead(self._sections(document)), start=1):
             messages = update_messages(question, memory, plan, section.text, number, self._prompt_order)
             request = self._request(messages, self._lengths.turn, derive_seed(seed, "memory_turn", number))
             asked = time.perf_counter()
@@ -232,12 +233,18 @@ class MemoryAgent:
 
     def _sections(self, document: Document) -> Iterator[_Section]:
         """The document's chunks, defused, none longer than chunk_tokens; those without text are skipped."""
-        start = 0
-        for chunk in iter_chunks(document, self._lengths.chunk, self._count):
+        start, counted = 0, ("", 0)
+
+        def count(text: str) -> int:
+            nonlocal counted
+            counted = (text, self._count(text))
+            return counted[1]
+
+        for chunk in iter_chunks(document, self._lengths.chunk, count):
             end = start + len(chunk)
             if chunk.strip():
                 section = defuse(chunk)
-                tokens = self._count(section)
+                tokens = counted[1] if section == counted[0] else count(section)  # a chunk is counted last as it is
                 if section == chunk or tokens <= self._lengths.chunk:
                     yield _Section(section, start, end, tokens)
                 else:  # a document full of our tags grows by defusing; no character is added, so places stay

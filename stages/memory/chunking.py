@@ -20,6 +20,8 @@ _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’)\]]*(?:\s+|(?<=[。！�
 _WORD_END = re.compile(r"\s+")
 _KEPT_SHARE = 0.75  # a boundary is looked for in the last quarter of a chunk
 _PIECE_CHARACTERS = 1 << 16
+_SPLICED_SLACK = 64  # tokens: from here on (chunks of 4,096) the error of a few is well within the slack
+_SPLICES = 6
 _MAX_CLUSTER = 32  # characters; longer runs of combining marks are cut
 
 
@@ -47,7 +49,7 @@ def iter_chunks(document: str | Path, chunk_tokens: int, count_tokens: CountToke
                 piece = next(pieces, None)
                 buffer, ended = (buffer, True) if piece is None else (buffer + piece, False)
             guess = max(1, int(characters_per_token * chunk_tokens))
-            end = longest_prefix(buffer, chunk_tokens, count_tokens, slack, guess)
+            end = _longest_beginning(buffer, chunk_tokens, count_tokens, slack, guess)
             if end < len(buffer) or ended:
                 break
             wanted = 2 * len(buffer)  # all of it fits: read on
@@ -60,6 +62,28 @@ def iter_chunks(document: str | Path, chunk_tokens: int, count_tokens: CountToke
             cut = _boundary(buffer, cut - 1)  # rare: an earlier end can have more tokens than a later one
         yield buffer[:cut]
         buffer = buffer[cut:]
+
+
+def _longest_beginning(text: str, limit_tokens: int, count_tokens: CountTokens, slack_tokens: int, guess: int) -> int:
+    """`longest_prefix`, but a large one is counted whole once: then only what a probe adds or takes away.
+
+    So the tokens found may be wrong by a few; `iter_chunks` counts what it cuts.
+    """
+    if slack_tokens < _SPLICED_SLACK:
+        return longest_prefix(text, limit_tokens, count_tokens, slack_tokens, guess)
+    end = min(len(text), guess)
+    tokens = count_tokens(text[:end])
+    for _ in range(_SPLICES):
+        if tokens <= limit_tokens and (end == len(text) or tokens >= limit_tokens - slack_tokens):
+            return end
+        wanted = (limit_tokens - slack_tokens / 2) / max(1, tokens)
+        probe = max(1, min(len(text), round(end * wanted)))
+        if probe > end:
+            tokens += count_tokens(text[end:probe])
+        else:
+            tokens -= count_tokens(text[probe:end])
+        end = probe
+    return longest_prefix(text, limit_tokens, count_tokens, slack_tokens, end)  # a text whose density jumps
 
 
 def _boundary(text: str, end: int) -> int:

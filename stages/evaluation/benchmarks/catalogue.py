@@ -20,6 +20,7 @@ from stages.evaluation.benchmarks.nocha import NOCHA
 from stages.evaluation.benchmarks.own import OWN
 from stages.evaluation.benchmarks.qmsum import QMSUM
 from stages.evaluation.benchmarks.ruler import RULER
+from stages.evaluation.benchmarks.ultra_long import ULTRA_LONG
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     # The paper's six, then ultra-long and memory, then general ability, then the project's own.
@@ -39,6 +40,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     RULER,
     BABILONG,
     GRAPHWALKS,
+    *ULTRA_LONG,
     MMLU_PRO,
     LIVE_MATH,
     *OWN,

@@ -3,7 +3,7 @@
 import tracemalloc
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stages.common.errors import InputError
@@ -162,3 +162,33 @@ def test_code_is_cut_before_a_top_level_definition():
     text = "def first():\n" + "    a = 1\n" * 7 + "\n\n" + "def second():\n    b = 2\n\n    c = 3\n" + "    d = 4\n" * 9
     first = chunks_of(text, len("def first():\n" + "    a = 1\n" * 7) + 24)[0]
     assert first == "def first():\n" + "    a = 1\n" * 7 + "\n\n"
+
+
+def test_a_large_chunk_is_counted_whole_twice_and_stays_within_the_limit():
+    text = "".join(f"Line {number} tells of {number * 7919} things.\n" for number in range(12_000))
+    counted = []
+
+    def count(part):
+        counted.append(len(part))
+        return len(part) // 3
+
+    limit = 8_192
+    chunks = list(iter_chunks(text, limit, count))
+    assert "".join(chunks) == text
+    assert all(len(chunk) // 3 <= limit for chunk in chunks)
+    assert all(len(chunk) // 3 > 0.95 * limit for chunk in chunks[:-1])
+    assert sum(counted) < 2.5 * len(text)
+
+
+@given(st.lists(st.sampled_from(["a", "word ", "Ω", "\n", "9", "\n\n", "```"]), max_size=300), st.integers(0, 2**20))
+@settings(deadline=None, max_examples=40)
+def test_a_text_whose_density_jumps_is_cut_within_the_limit(pieces, seed):
+    # One token a character in some stretches, one in twenty characters in others: the first guesses are far off.
+    text = "".join(piece * (1 + (seed >> index) % 700) for index, piece in enumerate(pieces))
+
+    def count(part):
+        return part.count("Ω") + part.count("9") + (len(part) + 19) // 20
+
+    chunks = list(iter_chunks(text, 5_000, count))
+    assert "".join(chunks) == text
+    assert all(count(chunk) <= 5_000 for chunk in chunks)
