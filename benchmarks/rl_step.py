@@ -100,8 +100,16 @@ def run_ours(model: Path, steps: int, cases: list[str], options: argparse.Namesp
             self.reward, self.reward_seconds = HybridReward(), 0.0
 
         def __call__(
-            self, samples: Any, step: int, attempt: int = 0, *, places: Any = None, on_group: Any = None
+            self,
+            samples: Any,
+            step: int,
+            attempt: int = 0,
+            *,
+            places: Any = None,
+            on_group: Any = None,
+            turn_log: Any = None,
         ) -> list[RolloutGroup]:
+            del turn_log  # one turn only
             pairs = zip(places or range(len(samples)), samples, strict=True)
             makers = [partial(self._group, sample.id, place, step, attempt) for place, sample in pairs]
             return make_groups(engine, makers, on_group)

@@ -5,18 +5,22 @@ model's own forward pass; log-probabilities and the gradients of a weighted sum 
 whose logits are not a plain product with the LM head (soft-capping, scaling, a bias) or whose attention the tree rows do not
 describe (sliding windows, recurrent layers): training those would be silently wrong.
 
-Compared is the relative L2 distance: 1e-5 in float32, 5e-2 in bfloat16. On the tree path the prompt is long enough for a
-trunk (tree_layout.py), so that every kernel that training uses takes part.
+Compared is the relative L2 distance: 1e-5 in float32, 5e-2 in bfloat16. Gradients of some models are rounded by more than that
+in bfloat16 (SmolLM2-135M: 5.5e-2 between its own forward pass in bfloat16 and in float32), so gradients may also differ by three
+times what the plain sequences differ by when only the kernels change; log-probabilities may not. On the tree path the prompt is
+long enough for a trunk (tree_layout.py), so that every kernel that training uses takes part.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stages.common.errors import InputError
 from stages.rl.attention import AttentionPath, attending, tree_inputs
@@ -25,7 +29,10 @@ from stages.rl.packing import Branch, Tree, pack_trees
 from stages.rl.tree_layout import MIN_TRUNK_TOKENS
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+ROUNDINGS = 3
 ANSWER_TOKENS = 4
+
+logger = logging.getLogger(__name__)
 
 
 def check_forward(model: Any, folder: Path, path: AttentionPath = "dense") -> None:
@@ -45,22 +52,35 @@ def check_forward(model: Any, folder: Path, path: AttentionPath = "dense") -> No
     # Gradients of the first layer depend on all that stands above it.
     watched = [parameter for parameter in model.base_model.layers[0].parameters() if parameter.requires_grad]
 
+    def gradients(logprobs_N: Tensor) -> list[Tensor]:
+        found = torch.autograd.grad((logprobs_N * weights_N).sum(), watched, allow_unused=True)
+        return [gradient for gradient in found if gradient is not None]
+
     with attending(model, path):
         ours_N = _shared(model, prompt, answers, path)
-        our_gradients = torch.autograd.grad((ours_N * weights_N).sum(), watched, allow_unused=True)
+        our_gradients = gradients(ours_N)
     plain_N = _unshared(model, prompt, answers)
-    plain_gradients = torch.autograd.grad((plain_N * weights_N).sum(), watched, allow_unused=True)
-    difference = max(
-        _relative_l2([ours_N], [plain_N]),
-        _relative_l2([g for g in our_gradients if g is not None], [g for g in plain_gradients if g is not None]),
-    )
+    plain_gradients = gradients(plain_N)
     tolerance = TOLERANCE[model.dtype]
-    if not difference <= tolerance:
+    logprob_difference = _relative_l2([ours_N], [plain_N])
+    gradient_difference = _relative_l2(our_gradients, plain_gradients)
+    gradient_tolerance = tolerance
+    if gradient_difference > tolerance and model.dtype != torch.float32:
+        with sdpa_kernel(SDPBackend.MATH):
+            rounded_otherwise = gradients(_unshared(model, prompt, answers))
+        gradient_tolerance = max(tolerance, ROUNDINGS * _relative_l2(rounded_otherwise, plain_gradients))
+        logger.info(
+            "Gradients of prefix-tree rows are %.3g away from those of plain sequences; %.3g is allowed, since %s rounds that much",
+            gradient_difference,
+            gradient_tolerance,
+            folder,
+        )
+    if not (logprob_difference <= tolerance and gradient_difference <= gradient_tolerance):
         raise InputError(
             f"the model in {folder} ({model.config.model_type}) computes its logits or attention in a way that the "
-            f"trainer does not reproduce: log-probabilities or gradients of prefix-tree rows are {difference:.3g} away "
-            f"from those of plain sequences (relative L2; {tolerance:g} is allowed). Use a full-attention model with a "
-            "plain LM head, such as Llama or Qwen3."
+            f"trainer does not reproduce: log-probabilities of prefix-tree rows are {logprob_difference:.3g} away from those "
+            f"of plain sequences (relative L2; {tolerance:g} is allowed), gradients {gradient_difference:.3g} "
+            f"({gradient_tolerance:.3g} is allowed). Use a full-attention model with a plain LM head, such as Llama or Qwen3."
         )
 
 
