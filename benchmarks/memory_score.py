@@ -131,7 +131,9 @@ def _rows(
         top_p=0.95,
         samples=1,
         seed=arguments.seed,
-        agent=MemoryAgentConfig.model_validate(lengths._asdict() | {"prompt_order": arguments.order}),
+        agent=MemoryAgentConfig.model_validate(
+            lengths._asdict() | {"prompt_order": arguments.order, "split_question": "rules"}
+        ),
     )
     planned = [plan(question, "memory_agent") for group in questions.values() for question in group]
     started = time.perf_counter()

@@ -119,7 +119,7 @@ def _settings(request: EvalRequest, subject: Subject) -> AskSettings:
             "samples": request.samples,
             "seed": request.seed,
             "agent": agent_lengths(subject.window, request.chunk_tokens, request.memory_tokens)
-            | {"prompt_order": "memory_first"},
+            | {"prompt_order": "memory_first", "split_question": "rules"},
         }
     )
 

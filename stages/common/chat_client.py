@@ -66,7 +66,7 @@ class ChatLedger:
 
 
 class OpenAIChat:
-    """A ChatModel. Use it in `async with`, in one event loop.
+    """A ChatModel. Use it in `async with`; each use in an event loop of its own.
 
     total_seconds: bound on one call with all its retries; None: what the retry policy allows.
     """
@@ -88,6 +88,7 @@ class OpenAIChat:
         self._cache = cache
         self._retry = retry
         self._total_seconds = total_seconds or retry.attempts * (endpoint.timeout_seconds + retry.longest_wait_seconds)
+        self._concurrent_calls = concurrent_calls
         self._slots = asyncio.Semaphore(concurrent_calls)
         self._breaker = Breaker()
         self._running: dict[str, asyncio.Event] = {}
@@ -97,6 +98,7 @@ class OpenAIChat:
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> OpenAIChat:
+        self._slots = asyncio.Semaphore(self._concurrent_calls)  # it belongs to one event loop
         # A proxy of the environment must not stand between us and a server on this very machine.
         local = urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
         self._client = httpx.AsyncClient(

@@ -22,6 +22,7 @@ from stages.evaluation.finished import Answer
 from stages.evaluation.planning import Planned
 from stages.evaluation.prompting import context_text, fit_prompt
 from stages.memory.agent import MemoryAgent
+from stages.memory.query import split_query
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +123,9 @@ async def _agent_answer(engine: RolloutEngine, planned: Planned, settings: AskSe
         temperature=settings.temperature,
         top_p=settings.top_p,
         prompt_order=settings.agent.prompt_order,
+        split=split_query
+        if settings.agent.split_question == "rules"
+        else None,  # model: split before asking (session.py)
     )
     steps = agent.trajectory(question.question, question.context(), question.answer_form, seed)
     try:

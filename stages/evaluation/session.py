@@ -18,6 +18,8 @@ from stages.evaluation.finished import FinishedAnswers
 from stages.evaluation.judging import judge_all, with_verdict
 from stages.evaluation.planning import Planned
 from stages.evaluation.predictions import score_answers, to_be_judged
+from stages.memory.query import split_query
+from stages.memory.query_model import split_by_model
 
 _LISTED_ROWS = 20  # broken rows that are named one by one
 
@@ -58,8 +60,9 @@ def evaluate_planned(
 
     judge: client of the judge's endpoint, not yet entered; None: rules alone.
     """
+    to_ask = _split_by_model(planned, judge) if settings.agent.split_question == "model" else planned
     with FinishedAnswers(answers_path) as finished:
-        asked = ask_all(open_engine, planned, settings, finished, progress, concurrent)
+        asked = ask_all(open_engine, to_ask, settings, finished, progress, concurrent)
     scored = [
         [] if answers is None else score_answers(item, answers)
         for item, answers in zip(planned, asked.answers, strict=True)
@@ -76,6 +79,25 @@ def evaluate_planned(
         asked_now=asked.asked_now,
         unanswered=len(asked.unanswered),
     )
+
+
+def _split_by_model(planned: Sequence[Planned], chat: OpenAIChat | None) -> list[Planned]:
+    """Questions for the agent, their formatting instructions moved to the form of the answer; the others as they are.
+
+    chat: splits (by rules without it). Scores and files keep the question as it was.
+    """
+    places = [place for place, item in enumerate(planned) if item.mode == "memory_agent"]
+    questions = [planned[place].question.question for place in places]
+    if chat is None or not questions:
+        parts = [split_query(question) for question in questions]
+    else:
+        parts = split_by_model(chat, questions)
+    found = list(planned)
+    for place, (core, form) in zip(places, parts, strict=True):
+        question = planned[place].question
+        answer_form = f"{form}\n{question.answer_form}".strip() if form else question.answer_form
+        found[place] = replace(planned[place], question=replace(question, question=core, answer_form=answer_form))
+    return found
 
 
 def write_evaluation(out_dir: Path, model: str, evaluation: Evaluation) -> None:

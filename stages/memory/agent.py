@@ -27,6 +27,7 @@ from stages.memory.ahead import read_ahead
 from stages.memory.chunking import iter_chunks
 from stages.memory.parsing import parse_turn
 from stages.memory.prompts import PromptOrder, answer_messages, defuse, update_messages
+from stages.memory.query import Splitter, split_query
 from stages.memory.results import AgentResult, AgentTask, Document, OnTurn, Turn
 from stages.memory.window import AgentLengths, check_window
 
@@ -63,6 +64,8 @@ class MemoryAgent:
         format_instruction: how the answer is to be written; only the last prompt holds it.
         prompt_order: memory_first as in the paper; section_first puts the section before memory and plan, so that all
             trajectories of a document share every section's tokens.
+        split: takes the formatting instructions out of a question, which then stand in the last prompt only; None: the
+            question is asked as it is.
 
     Raises InputError, with the numbers, if the lengths do not fit into the engine's window.
     """
@@ -81,8 +84,10 @@ class MemoryAgent:
         seed: int = 0,
         format_instruction: str = "",
         prompt_order: PromptOrder = "memory_first",
+        split: Splitter | None = split_query,
     ) -> None:
         self._engine = engine
+        self._split = split
         self._lengths = AgentLengths(
             chunk=chunk_tokens,
             memory=memory_tokens,
@@ -159,6 +164,9 @@ class MemoryAgent:
 
         keep_segments: also return all prompts and responses as ids, which takes O(document) memory.
         """
+        if self._split is not None:
+            question, asked_form = self._split(question)
+            format_instruction = f"{asked_form}\n{format_instruction}".strip() if asked_form else format_instruction
         question = defuse(question)
         check_window(self._lengths, self._engine, question, defuse(format_instruction))
         tokenizer = self._engine.tokenizer

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from stages.common.config import Section
 from stages.memory.prompts import PromptOrder
+from stages.memory.query import SplitBy
 
 
 class MemoryAgentConfig(Section):
@@ -17,4 +18,8 @@ class MemoryAgentConfig(Section):
     answer_tokens: int = Field(ge=1, description="Cap on the final answer.")
     prompt_order: PromptOrder = Field(
         description="Memory and plan before the section (memory_first, the paper's) or behind it (section_first, so that a group shares it).",
+    )
+    split_question: SplitBy = Field(
+        description="Formatting instructions are taken out of the question and stand in the last prompt only: off, by rules, or "
+        "by the model behind endpoints.judge (evaluation only; by rules where there is none).",
     )

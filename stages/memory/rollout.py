@@ -26,6 +26,7 @@ from stages.engines.groups import OnGroup, Slot, make_groups, one_group_at_a_tim
 from stages.memory.agent import AgentResult, MemoryAgent, Trajectory
 from stages.memory.config import MemoryAgentConfig
 from stages.memory.kept_turns import KeptTurns
+from stages.memory.query import split_query
 from stages.rewards.hybrid import HybridReward
 
 
@@ -60,6 +61,7 @@ class MemoryRolloutSource:
             temperature=temperature,
             top_p=top_p,
             prompt_order=agent.prompt_order,
+            split=None if agent.split_question == "off" else split_query,
         )
         self._group_size = group_size
         self._seed = seed

@@ -24,18 +24,22 @@ _SYLLABLES = ("Bel", "Dor", "Fen", "Gar", "Hal", "Jun", "Kov", "Lim", "Mar", "No
 
 @dataclass(frozen=True)
 class HiddenTask:
-    """Passages to hide, what is asked, its answer. evidence: indices of the passages that the answer follows from."""
+    """Passages to hide, what is asked, its answer.
+
+    evidence: indices of the passages that the answer follows from. names: of which the hay must not speak.
+    """
 
     passages: tuple[Passage, ...]
     question: str
     answer: str
     evidence: tuple[int, ...]
+    names: tuple[str, ...]
 
 
 def hidden_needle(depth: float, chance: random.Random) -> HiddenTask:
     """One magic number at a depth."""
     key, value = random_key(chance), str(chance.randint(1_000_000, 9_999_999))
-    return HiddenTask((Passage(depth, needle_sentence(key, value)),), needle_question(key), value, (0,))
+    return HiddenTask((Passage(depth, needle_sentence(key, value)),), needle_question(key), value, (0,), (key,))
 
 
 def hidden_chain(chance: random.Random, passed_on: int = PASSED_ON, others: int = OTHER_CHAINS) -> HiddenTask:
@@ -63,7 +67,7 @@ def hidden_chain(chance: random.Random, passed_on: int = PASSED_ON, others: int 
         f"The {first_thing} was given to an agent, passed on from agent to agent and locked away. What is the number of the "
         f"vault in which the last agent locked the {first_thing} away?"
     )
-    return HiddenTask(tuple(passages), question, first_vault, tuple(range(passed_on + 2)))
+    return HiddenTask(tuple(passages), question, first_vault, tuple(range(passed_on + 2)), tuple(sorted(things)))
 
 
 def _unused(taken: set[str], make: Callable[[], str]) -> str:

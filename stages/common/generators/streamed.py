@@ -14,6 +14,7 @@ from pathlib import Path
 from stages.common.fitting import CountTokens, longest_prefix
 from stages.common.prompts import defuse_tags
 from stages.common.storage import DocumentStore
+from stages.common.turns import parse_turns
 
 _PIECE_CHARACTERS = 1_000  # of hay: small against a chunk, large against a call of the tokenizer
 
@@ -86,28 +87,50 @@ def write_streamed(
     return Written(tokens - room + used, characters, tuple(starts))
 
 
-def endless_hay(documents: DocumentStore, ids: Sequence[str], chance: random.Random) -> Iterator[str]:
+def endless_hay(
+    documents: DocumentStore, ids: Sequence[str], chance: random.Random, avoid: Sequence[str] = ()
+) -> Iterator[str]:
     """Paragraphs of documents, several together, without end: the documents come round again in another order.
 
-    Line ends inside a piece stay; our own tags are defused. ValueError if there is no text at all.
+    avoid: paragraphs that hold one of these are left out, so that the hay says nothing about what is asked. Line ends
+    inside a piece stay; our own tags are defused. ValueError if there is no text at all.
     """
+    return _endless(documents, ids, chance, avoid, lambda text: text.split("\n\n"), "\n\n")
+
+
+def endless_talk(
+    documents: DocumentStore, ids: Sequence[str], chance: random.Random, avoid: Sequence[str] = ()
+) -> Iterator[str]:
+    """The same of the turns of conversations, one line each."""
+    return _endless(documents, ids, chance, avoid, lambda text: [turn.line for turn in parse_turns(text)], "\n")
+
+
+def _endless(
+    documents: DocumentStore,
+    ids: Sequence[str],
+    chance: random.Random,
+    avoid: Sequence[str],
+    parts_of: Callable[[str], Sequence[str]],
+    joint: str,
+) -> Iterator[str]:
     while True:
         empty = True
         for document_id in chance.sample(list(ids), k=len(ids)):
-            for piece in _pieces(defuse_tags(documents[document_id].text)):
+            parts = parts_of(defuse_tags(documents[document_id].text))
+            for piece in _pieces([part for part in parts if not any(name in part for name in avoid)], joint):
                 empty = False
                 yield piece
         if empty:
             raise ValueError("the documents hold no text")
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Consecutive paragraphs, at least so many characters together."""
+def _pieces(parts: Sequence[str], joint: str) -> Iterator[str]:
+    """Consecutive parts, at least so many characters together."""
     piece = ""
-    for paragraph in text.split("\n\n"):
-        if not paragraph.strip():
+    for part in parts:
+        if not part.strip():
             continue
-        piece = f"{piece}\n\n{paragraph}" if piece else paragraph
+        piece = f"{piece}{joint}{part}" if piece else part
         if len(piece) >= _PIECE_CHARACTERS:
             yield piece
             piece = ""

@@ -11,21 +11,25 @@ many are made, and the same tokenizer and corpus give the same bytes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 
-from stages.common.generators.hidden_facts import HiddenTask, hidden_chain, hidden_needle
+from stages.common.errors import InputError
+from stages.common.generators.corpus_numbers import corpus_task
+from stages.common.generators.hidden_facts import hidden_chain, hidden_needle
+from stages.common.generators.hidden_replies import hidden_replies
 from stages.common.generators.ruler import DEPTHS, share_contained
-from stages.common.generators.streamed import Write, Written, endless_hay, write_streamed
+from stages.common.generators.streamed import Passage, Write, Written, endless_hay, endless_talk, write_streamed
 from stages.common.records import AnswerKind, Category, Sample, TaskType
 from stages.common.seeds import derive_seed, rng
 from stages.evaluation.base import Availability, Benchmark, Loaded, LoadRequest, Question, Score
 from stages.evaluation.samples import METRICS, sample_question
 
 USUAL_QUESTIONS = 10
+_KEPT_COUNTS = 16_384  # pieces of about a thousand characters
 
 
 @dataclass(frozen=True)
@@ -51,53 +55,90 @@ def needle_task(request: LoadRequest, tokens: int, number: int, chance: Random) 
     """One magic number; the depths of 40 consecutive questions are RULER's 40."""
     depths = rng(request.seed, "ultra needle depths", tokens, number // len(DEPTHS)).sample(DEPTHS, k=len(DEPTHS))
     task = hidden_needle(depths[number % len(DEPTHS)], chance)
-    asked = f"A special magic number is hidden in the text. {task.question}"
-    return _hidden(
-        request,
-        tokens,
-        chance,
-        task,
-        asked,
-        TaskType.READING_COMPREHENSION,
-        partial(share_contained, golds=[task.answer]),
+    return UltraTask(
+        question=f"A special magic number is hidden in the text. {task.question}",
+        answer=task.answer,
+        answer_kind=AnswerKind.NUMBER,
+        task_type=TaskType.READING_COMPREHENSION,
+        proof={"kind": "needle", "key": task.names[0]},
+        evidence_position=task.passages[0].depth,
+        tokens=tokens,
+        write=_writer(request, tokens, chance, task.passages, task.names, (Category.GENERAL,)),
+        score=partial(share_contained, golds=[task.answer]),
+        metric="share_contained",
     )
 
 
 def multi_hop_task(request: LoadRequest, tokens: int, _: int, chance: Random) -> UltraTask:
     """A chain of four facts among three others."""
     task = hidden_chain(chance)
-    return _hidden(request, tokens, chance, task, task.question, TaskType.MULTI_HOP, None)
+    return UltraTask(
+        question=task.question,
+        answer=task.answer,
+        answer_kind=AnswerKind.NUMBER,
+        task_type=TaskType.MULTI_HOP,
+        proof={"kind": "chain", "facts": [task.passages[index].text for index in task.evidence]},
+        evidence_position=min(task.passages[index].depth for index in task.evidence),
+        tokens=tokens,
+        write=_writer(request, tokens, chance, task.passages, task.names, (Category.GENERAL,)),
+    )
 
 
-def _hidden(
+def recall_task(request: LoadRequest, tokens: int, _: int, chance: Random) -> UltraTask:
+    """One of several replies to equal requests in the corpus' conversations."""
+    task = hidden_replies(chance)
+    return UltraTask(
+        question=task.question,
+        answer=task.gold,
+        answer_kind=AnswerKind.SEQUENCE,
+        task_type=TaskType.DIALOGUE_MEMORY,
+        proof={"kind": "mrcr", "prefix": task.prefix},
+        evidence_position=task.depth,
+        tokens=tokens,
+        write=_writer(request, tokens, chance, task.passages, task.topics, (Category.DIALOGUES,)),
+    )
+
+
+def numerical_task(request: LoadRequest, tokens: int, _: int, chance: Random) -> UltraTask:
+    """A figure over all reports of one sector, among professional and general documents."""
+    task = corpus_task(tokens, chance)
+    return UltraTask(
+        question=task.question,
+        answer=task.answer,
+        answer_kind=AnswerKind.TEXT if task.is_name else AnswerKind.NUMBER,
+        task_type=TaskType.NUMERICAL,
+        proof={"kind": "corpus", "operation": task.operation, "sector": task.sector, "rows": list(task.rows)},
+        evidence_position=task.depth,
+        tokens=tokens,
+        write=_writer(request, tokens, chance, task.passages, task.names, _PROSE),
+        metric="rule_score",  # names by cover exact match, numbers by numeric match
+    )
+
+
+def _writer(
     request: LoadRequest,
     tokens: int,
     chance: Random,
-    task: HiddenTask,
-    asked: str,
-    task_type: TaskType,
-    score: Score | None,
-) -> UltraTask:
+    passages: Sequence[Passage],
+    avoid: Sequence[str],
+    categories: Sequence[Category],
+) -> Write:
+    """Writes the text; its hay has a random stream of its own, so that writing twice gives equal bytes."""
     hay_seed = chance.getrandbits(63)
 
     def write(path: Path) -> Written:
-        documents = request.documents
-        assert documents is not None, "available() was not asked"
-        hay = endless_hay(documents, _ids(request, Category.GENERAL), rng(hay_seed, "hay"))
-        return write_streamed(path, hay, task.passages, tokens, request.count_tokens)
+        assert request.documents is not None, "available() was not asked"
+        talk = Category.DIALOGUES in categories
+        hay = endless_talk if talk else endless_hay
+        pieces = hay(request.documents, _ids(request, categories), rng(hay_seed, "hay"), avoid)
+        try:
+            return write_streamed(path, pieces, passages, tokens, request.count_tokens, "\n" if talk else "\n\n")
+        except ValueError as error:
+            raise InputError(
+                f"no text of {tokens} tokens can be made of the corpus: {error}. Give another --corpus."
+            ) from None
 
-    return UltraTask(
-        question=asked,
-        answer=task.answer,
-        answer_kind=AnswerKind.NUMBER,
-        task_type=task_type,
-        proof={"kind": "hidden", "facts": [task.passages[index].text for index in task.evidence]},
-        evidence_position=min(task.passages[index].depth for index in task.evidence),
-        tokens=tokens,
-        write=write,
-        score=score,
-        metric=None if score is None else "share_contained",
-    )
+    return write
 
 
 def questions_of_length(
@@ -149,15 +190,16 @@ def _question(task: UltraTask, benchmark: str, number: int, seed: int, folder: P
     )
 
 
-def _ids(request: LoadRequest, category: Category) -> list[str]:
-    documents = request.documents
-    return [] if documents is None else [name for name in documents if name.startswith(f"{category.value}/")]
+def _ids(request: LoadRequest, categories: Sequence[Category]) -> list[str]:
+    beginnings = tuple(f"{category.value}/" for category in categories)
+    return [] if request.documents is None else [name for name in request.documents if name.startswith(beginnings)]
 
 
-def _available(category: Category, request: LoadRequest) -> Availability:
-    if not _ids(request, category):
-        return Availability(False, f"made from a corpus with a folder {category.value}/: give --corpus DIR")
-    return Availability(True, f"made from the corpus ({category.value}/), on disk")
+def _available(categories: Sequence[Category], request: LoadRequest) -> Availability:
+    folders = " or ".join(f"{category.value}/" for category in categories)
+    if not _ids(request, categories):
+        return Availability(False, f"made from a corpus with a folder {folders}: give --corpus DIR")
+    return Availability(True, f"made from the corpus ({folders}), on disk")
 
 
 def scratch_folder(request: LoadRequest, name: str) -> Path:
@@ -174,30 +216,40 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 def _load(name: str, make: Make, shortest: int, longest: int, request: LoadRequest) -> Loaded:
     folder = scratch_folder(request, name)
-    questions = USUAL_QUESTIONS if request.limit is None else request.limit
+    # A small corpus comes round many times: its pieces are counted once.
+    counted = replace(request, count_tokens=lru_cache(maxsize=_KEPT_COUNTS)(request.count_tokens))
     made = []
-    for number in range(questions):
+    for number in range(USUAL_QUESTIONS if request.limit is None else request.limit):
         chance = rng(request.seed, "ultra", name, number)
         tokens = chance.randint(shortest, longest)
-        made.append(_question(make(request, tokens, number, chance), name, number, request.seed, folder))
+        made.append(_question(make(counted, tokens, number, chance), name, number, request.seed, folder))
     return Loaded(made)
 
 
-def _benchmark(name: str, title: str, make: Make, tokens: tuple[int, int], category: Category) -> Benchmark:
+def benchmark(
+    name: str, title: str, make: Make, shortest: int, longest: int, categories: Sequence[Category]
+) -> Benchmark:
+    """A set whose texts have between `shortest` and `longest` tokens."""
     return Benchmark(
         name=name,
         title=title,
         source="generated from a corpus",
-        available=partial(_available, category),
-        load=partial(_load, name, make, *tokens),
+        available=partial(_available, categories),
+        load=partial(_load, name, make, shortest, longest),
         modes=("memory_agent",),
     )
 
 
-_M = 1_000_000
+_PROSE = (Category.PROFESSIONAL, Category.GENERAL)
+_HAY, _TALK = (Category.GENERAL,), (Category.DIALOGUES,)
+_K, _M = 1_000, 1_000_000
 ULTRA_LONG: tuple[Benchmark, ...] = (
-    _benchmark("needle_4m", "one magic number in 4M tokens", needle_task, (4 * _M, 4 * _M), Category.GENERAL),
-    _benchmark(
-        "multi_hop_4m", "a chain of four facts in 4M tokens", multi_hop_task, (4 * _M, 4 * _M), Category.GENERAL
+    benchmark("needle_4m", "one magic number in 4M tokens", needle_task, 4 * _M, 4 * _M, _HAY),
+    benchmark("multi_hop_4m", "a chain of four facts in 4M tokens", multi_hop_task, 4 * _M, 4 * _M, _HAY),
+    benchmark(
+        "dialogue_recall_128k_512k", "one of 2 to 8 equal requests' replies", recall_task, 128 * _K, 512 * _K, _TALK
     ),
+    benchmark("dialogue_recall_512k_1m", "the same, 512K to 1M tokens", recall_task, 512 * _K, _M, _TALK),
+    benchmark("corpus_numerical_1m", "a figure over all reports of a sector", numerical_task, _M, _M, _PROSE),
+    benchmark("corpus_numerical_4m", "the same in 4M tokens", numerical_task, 4 * _M, 4 * _M, _PROSE),
 )

@@ -83,9 +83,9 @@ def test_following_a_chain_through_the_text_gives_its_answer(seed, tmp_path):
     # One pass, as the agent reads it: whoever holds the thing so far, and where it ended.
     holder = vault = None
     for line in text.splitlines():
-        if line.startswith(f"The {thing} was first given to agent "):
-            holder = line.split()[-1].rstrip(".")
-        elif holder and line.startswith(f"Agent {holder} passed the {thing} on to agent "):
+        if line.startswith(f"The {thing} was first given to agent ") or (
+            holder and line.startswith(f"Agent {holder} passed the {thing} on to agent ")
+        ):
             holder = line.split()[-1].rstrip(".")
         elif holder and line.startswith(f"Agent {holder} locked the {thing} away in vault "):
             vault = line.split()[-1].rstrip(".")

@@ -37,7 +37,7 @@ def stage_config(**changes):
     shared = {
         "max_input_tokens": 1200, "max_output_tokens": 40, "reasoning_tokens": 0, "temperature": 0.0, "top_p": 1.0,
         "needle_tokens": [200, 400], "dialogue_tokens": [300], "benchmark_tokens": [300],
-        "agent": MemoryAgentConfig(chunk_tokens=300, memory_tokens=40, turn_tokens=60, answer_tokens=30, prompt_order="memory_first"),
+        "agent": MemoryAgentConfig(chunk_tokens=300, memory_tokens=40, turn_tokens=60, answer_tokens=30, prompt_order="memory_first", split_question="rules"),
     }  # fmt: skip
     plan = {
         "questions_per_task": {"multi_hop": 3, "numerical": 1, "multiple_choice": 0},

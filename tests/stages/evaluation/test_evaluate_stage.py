@@ -109,7 +109,12 @@ def test_a_heldout_row_of_another_corpus_is_refused(tmp_path, stage_inputs):
 
 def test_lengths_that_the_window_cannot_hold_are_refused(tmp_path, stage_inputs):
     agent = MemoryAgentConfig(
-        chunk_tokens=4000, memory_tokens=40, turn_tokens=60, answer_tokens=30, prompt_order="memory_first"
+        chunk_tokens=4000,
+        memory_tokens=40,
+        turn_tokens=60,
+        answer_tokens=30,
+        prompt_order="memory_first",
+        split_question="rules",
     )
     with pytest.raises(InputError, match="window has 2048"):
         run_stage(tmp_path, stage_inputs, agent=agent)

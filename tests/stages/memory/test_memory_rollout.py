@@ -10,7 +10,12 @@ from stages.memory.config import MemoryAgentConfig
 from stages.memory.rollout import MemoryRolloutSource
 
 LENGTHS = MemoryAgentConfig(
-    chunk_tokens=64, memory_tokens=40, turn_tokens=80, answer_tokens=20, prompt_order="memory_first"
+    chunk_tokens=64,
+    memory_tokens=40,
+    turn_tokens=80,
+    answer_tokens=20,
+    prompt_order="memory_first",
+    split_question="rules",
 )
 TEXT = "The river Elbe flows to the city of Hamburg in the north.\nThe river Rhine flows to Rotterdam.\n"
 

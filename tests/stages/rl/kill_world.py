@@ -60,6 +60,7 @@ MEMORY = {
         "turn_tokens": 12,
         "answer_tokens": 8,
         "prompt_order": "memory_first",
+        "split_question": "rules",
     },
     "max_input_tokens": 400,
     "learning_rate": 1e-3,

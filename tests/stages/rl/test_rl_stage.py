@@ -16,7 +16,14 @@ from tests.train_settings import SFT, TRAIN
 
 PROFILES = Path(__file__).parents[3] / "flows" / "profiles"
 LENGTHS = {"max_input_tokens": 400, "max_output_tokens": 8}
-AGENT = {"chunk_tokens": 60, "memory_tokens": 16, "turn_tokens": 12, "answer_tokens": 8, "prompt_order": "memory_first"}
+AGENT = {
+    "chunk_tokens": 60,
+    "memory_tokens": 16,
+    "turn_tokens": 12,
+    "answer_tokens": 8,
+    "prompt_order": "memory_first",
+    "split_question": "rules",
+}
 
 
 def merged(base: dict, changes: dict) -> dict:
