@@ -103,7 +103,7 @@ def settings(arguments: argparse.Namespace, longest: int) -> MemoryRLStage:
     }
     train = params["train"]
     distributed = train["distributed"] | {"activation_checkpointing": arguments.engine == "vllm"}
-    engine = train["engine"] | {"kind": arguments.engine}
+    engine = train["engine"] | {"kind": arguments.engine, "sleep_level": 0, "gpu_memory_utilization": 0.3}
     return MemoryRLStage.model_validate(
         {
             "memory_rl": memory,
