@@ -274,13 +274,18 @@ def run(arguments: argparse.Namespace, lengths: Lengths, folder: Path) -> tuple[
 
         found["share"] = share(arguments, models[0], lengths, folder)
         lines += show_share(found["share"])
+    if arguments.sharing:
+        from benchmarks.memory_sharing import sharing, show_sharing
+
+        found["sharing"] = sharing(arguments, models[0], lengths, folder)
+        lines += show_sharing(found["sharing"])
     if arguments.score:
         from benchmarks.memory_score import score, show_scores
 
         found["score"] = score(arguments, models, lengths, folder)
         lines += show_scores(found["score"])
     if not found:
-        raise SystemExit("nothing to do: give --linear, --overhead, --share or --score LENGTHS")
+        raise SystemExit("nothing to do: give --linear, --overhead, --share, --sharing or --score LENGTHS")
     return found, lines
 
 

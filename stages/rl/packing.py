@@ -11,8 +11,13 @@ Example: prompt (1, 2, 3), answers (7, 9) and (8, 9, 5), in one row:
     token_index_N   0 1 | 0 1 2
 
 A token attends to its own segment up to itself and to all its ancestors, so results equal those of separate sequences.
-A memory trajectory is several segments of one rollout: first turns of a group share their prompt, later turns (their
-prompts differ) are trees of one branch, and `token_index_N` runs over all turns.
+A memory trajectory is several segments of one rollout, and `token_index_N` runs over all turns. First turns of a group share
+their prompt. Later prompts differ, by the memory; those of one turn share their longest common beginning (with
+prompt_order section_first it holds the chunk) if it is at least half of each, and a branch then begins with the rest of its
+prompt, which nothing is scored on:
+
+    prompts (1, 2, 3, 4) and (1, 2, 3, 5, 6), answers (7, 9) and (8,):    1 2 3 | 4 7 | 5 6    segments 0 | 1 | 2
+    hidden_index_N  3 4 | 6        target_N  7 9 | 8
 
 Rows are filled up to a token budget: groups in order, trees split at branch boundaries where the budget asks for it (the
 prompt is repeated then). Departure from other tree packers: no trie below the prompt; answers rarely share more.
@@ -20,8 +25,8 @@ prompt is repeated then). Departure from other tree packers: no trie below the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,23 +62,32 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class Branch:
-    """One answer to a prompt. first_token: place of its first token among the rollout's generated tokens."""
+    """One answer to a prompt. first_token: place of its first token among the rollout's generated tokens.
+
+    prompt_rest: what its prompt has beyond the tree's; computed, not scored.
+    """
 
     response_ids: tuple[int, ...]
     rollout_index: int
     first_token: int
+    prompt_rest: tuple[int, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of its segment: the last one of the answer is only a target."""
+        return len(self.prompt_rest) + len(self.response_ids) - 1
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A prompt and the answers that follow it."""
+    """A prompt, or the common beginning of several, and what follows it."""
 
     prompt_ids: tuple[int, ...]
     branches: tuple[Branch, ...]
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt_ids) + sum(len(branch.response_ids) - 1 for branch in self.branches)
+        return len(self.prompt_ids) + sum(branch.num_tokens for branch in self.branches)
 
 
 def pack_groups(groups: Sequence[RolloutGroup], max_tokens: int, trees_per_row: int | None = None) -> list[PackedRow]:
@@ -92,16 +106,55 @@ def pack_groups(groups: Sequence[RolloutGroup], max_tokens: int, trees_per_row: 
 
 
 def group_trees(group: RolloutGroup, first_rollout: int) -> list[Tree]:
-    """One tree per distinct prompt of a group, in order of first appearance."""
+    """One tree per distinct prompt of a group, or per common beginning of one turn's prompts, in order of first appearance."""
     branches: dict[tuple[int, ...], list[Branch]] = {}
+    turns: dict[tuple[int, ...], int] = {}
     for offset, rollout in enumerate(group.rollouts):
         tokens = 0
-        for segment in rollout.segments:
+        for turn, segment in enumerate(rollout.segments):
             if segment.response_ids:
                 branch = Branch(segment.response_ids, first_rollout + offset, tokens)
                 branches.setdefault(segment.prompt_ids, []).append(branch)
+                turns.setdefault(segment.prompt_ids, turn)
             tokens += len(segment.response_ids)
-    return [Tree(prompt, tuple(answers)) for prompt, answers in branches.items()]
+    return [_tree(trunk, prompts, branches) for trunk, prompts in _sharing(list(branches), turns)]
+
+
+def _sharing(
+    prompts: Sequence[tuple[int, ...]], turns: Mapping[tuple[int, ...], int]
+) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+    """(common beginning, prompts) of each tree: a prompt joins the last tree of its turn if at least half of it, and of each
+    prompt that is there, stays common.
+    """
+    found: list[tuple[tuple[int, ...], list[tuple[int, ...]]]] = []
+    last: dict[int, int] = {}  # turn -> place of its last tree
+    for prompt in prompts:
+        place = last.get(turns[prompt])
+        if place is not None:
+            trunk, members = found[place]
+            common = _common_beginning(trunk, prompt)
+            if common and 2 * common >= max(len(prompt), *map(len, members)):
+                found[place] = (trunk[:common], [*members, prompt])
+                continue
+        last[turns[prompt]] = len(found)
+        found.append((prompt, [prompt]))
+    return found
+
+
+def _common_beginning(one: tuple[int, ...], two: tuple[int, ...]) -> int:
+    """Tokens that both begin with."""
+    if one == two[: len(one)]:
+        return len(one)
+    return next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def _tree(
+    trunk: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
+    branches: Mapping[tuple[int, ...], Sequence[Branch]],
+) -> Tree:
+    parts = [replace(branch, prompt_rest=prompt[len(trunk) :]) for prompt in prompts for branch in branches[prompt]]
+    return Tree(trunk, tuple(parts))
 
 
 def pack_trees(trees: Sequence[Tree], max_tokens: int, trees_per_row: int | None = None) -> list[PackedRow]:
@@ -143,10 +196,10 @@ def _split(tree: Tree, max_tokens: int, name: str) -> list[Tree]:
     parts: list[list[Branch]] = []
     used = 0
     for branch in tree.branches:
-        cost = len(branch.response_ids) - 1
+        cost = branch.num_tokens
         if len(tree.prompt_ids) + cost > max_tokens:
             raise ConfigError(
-                f"{name}: a prompt of {len(tree.prompt_ids)} tokens with an answer of {len(branch.response_ids)} does "
+                f"{name}: a prompt of {len(tree.prompt_ids) + len(branch.prompt_rest)} tokens with an answer of {len(branch.response_ids)} does "
                 f"not fit a row of {max_tokens} tokens. Raise rl.shared.max_row_tokens (or sft.max_tokens for SFT), or "
                 "lower the stage's max_input_tokens or max_output_tokens."
             )
@@ -175,8 +228,10 @@ def _row(trees: Sequence[Tree]) -> PackedRow:
         segments += [root] * len(tree.prompt_ids)
         last_prompt_token = len(tokens) - 1
         for branch in tree.branches:
-            inputs = branch.response_ids[:-1]
-            hidden += [last_prompt_token, *range(len(tokens), len(tokens) + len(inputs))]
+            inputs = branch.prompt_rest + branch.response_ids[:-1]
+            rest = len(branch.prompt_rest)
+            before = len(tokens) + rest - 1 if rest else last_prompt_token
+            hidden += [before, *range(len(tokens) + rest, len(tokens) + len(inputs))]
             targets += branch.response_ids
             rollouts += [branch.rollout_index] * len(branch.response_ids)
             places += range(branch.first_token, branch.first_token + len(branch.response_ids))

@@ -103,3 +103,53 @@ def test_grid_puts_values_at_rollout_and_token():
     rows = pack_groups([EXAMPLE], 5)
     grid = to_grid(rows, [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0])], 2, 3)
     assert grid.tolist() == [[1, 2, 0], [3, 4, 5]]
+
+
+def test_prompts_of_one_turn_share_their_common_beginning():
+    a = rollout(((1, 2, 3, 4), (7, 9)))
+    b = rollout(((1, 2, 3, 5, 6), (8,)))
+    (row,) = pack_groups([group(a, b)], 100)
+    assert row.token_ids.tolist() == [1, 2, 3, 4, 7, 5, 6]
+    assert row.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 4]
+    assert row.segment_ids.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert row.parent_ids.tolist() == [-1, 0, 0]
+    assert row.hidden_index_N.tolist() == [3, 4, 6]
+    assert row.target_N.tolist() == [7, 9, 8]
+    assert row.token_index_N.tolist() == [0, 1, 0]
+
+
+def test_a_prompt_that_begins_another_one_is_its_trunk():
+    a, b = rollout(((1, 2, 3), (7, 9))), rollout(((1, 2, 3, 4), (8,)))
+    (row,) = pack_groups([group(a, b)], 100)
+    assert row.token_ids.tolist() == [1, 2, 3, 7, 4]
+    assert row.hidden_index_N.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("two", "shared"),
+    [((1, 2, 5, 6), True), ((1, 9, 9, 9), False), ((1, 2, 5, 6, 7), False)],  # 2 of 4; 1 of 4; 2 of 5 is less than half
+)
+def test_less_than_half_in_common_is_not_shared(two, shared):
+    rows = pack_groups([group(rollout(((1, 2, 3, 4), (7,))), rollout((two, (8,))))], 100, trees_per_row=1)
+    assert len(rows) == (1 if shared else 2)
+
+
+def test_turns_do_not_share_with_other_turns():
+    a = rollout(((1, 2, 3, 4), (7,)), ((1, 2, 3, 5), (8,)))
+    assert len(pack_groups([group(a)], 100, trees_per_row=1)) == 2
+
+
+def test_a_shared_turn_over_the_budget_repeats_its_common_beginning():
+    a, b = rollout(((1, 2, 3, 4), (7, 9))), rollout(((1, 2, 3, 5, 6), (8,)))
+    rows = pack_groups([group(a, b)], 5)
+    assert [row.token_ids.tolist() for row in rows] == [[1, 2, 3, 4, 7], [1, 2, 3, 5, 6]]
+    with pytest.raises(ValueError, match="a prompt of 4 tokens with an answer of 2 "):
+        pack_groups([group(a, b)], 4)
+
+
+def test_sharing_a_chunk_saves_its_tokens():
+    chunk = tuple(range(100, 140))
+    members = [rollout(((9, 9), (1,)), ((8, *chunk, 50 + i), (2, 3))) for i in range(4)]
+    rows = pack_groups([group(*members)], 1_000)
+    assert sum(row.num_tokens for row in rows) == 2 + 41 + 4 * 2
+    assert unshared_tokens([group(*members)]) == 4 * (2 + 43)
