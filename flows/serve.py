@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -62,6 +62,8 @@ class ServeRequest:
     temperature: float = 0.0
     seed: int = 17
     grace_seconds: int = 10
+    trace_mlflow: bool = False
+    tracking_uri: str | None = None
     engine: str = "transformers"
     dtype: str = "bfloat16"
     threads: int = 2
@@ -79,8 +81,8 @@ def serve(request: ServeRequest) -> int:
     folder = open_model_folder(path)
     listener = listen(request.host, request.port)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    with listener:
-        server = build_server(request, folder, key)
+    with listener, _tracer(request, folder.name) as tracer:
+        server = build_server(request, folder, key, None if tracer is None else tracer.question)
         try:
             address = f"http://{_shown(request.host)}:{listener.getsockname()[1]}/v1"
             ready = f"Serving {request.name or folder.name} at {address}"
@@ -263,3 +265,15 @@ def _say(line: str) -> None:
 
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _tracer(request: ServeRequest, model: str) -> Iterator[Any]:
+    """Where questions are recorded; None if that was not asked for."""
+    if not request.trace_mlflow:
+        yield None
+        return
+    from flows.tracing import open_tracer
+
+    with open_tracer("serve", model, request.tracking_uri) as tracer:
+        yield tracer

@@ -55,6 +55,13 @@ def serve(
     grace_seconds: Annotated[
         int, typer.Option("--grace-seconds", min=0, help="For answers under way when the server is stopped.")
     ] = 10,
+    trace_mlflow: Annotated[
+        bool, typer.Option("--trace-mlflow", help="Record every question's turns in MLflow's Traces.")
+    ] = False,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", metavar="URI", help="Where, with --trace-mlflow (default: as the pipeline's)."),
+    ] = None,
     engine: Annotated[str, typer.Option("--engine", help="transformers, vllm or remote.")] = "transformers",
     dtype: Annotated[str, typer.Option("--dtype", help="bfloat16 or float32.")] = "bfloat16",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 2,
@@ -81,6 +88,8 @@ def serve(
                 temperature=temperature,
                 seed=seed,
                 grace_seconds=grace_seconds,
+                trace_mlflow=trace_mlflow,
+                tracking_uri=tracking_uri,
                 engine=engine,
                 dtype=dtype,
                 threads=threads,

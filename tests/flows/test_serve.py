@@ -348,3 +348,48 @@ def test_a_server_that_is_stopped_gives_up_what_does_not_end_in_time():
         assert not waiting.is_alive()
     assert "the server is being stopped" in str(failures)
     assert server.engine.closed
+
+
+class Noted:
+    """A trace that keeps what it is told."""
+
+    def __init__(self, question, attributes):
+        self.told = [("question", question, attributes)]
+
+    def turn(self, turn):
+        self.told.append(("turn", turn.number, turn.memory))
+
+    def end(self, answer, attributes):
+        self.told.append(("end", answer, attributes))
+
+    def fail(self, why):
+        self.told.append(("fail", why))
+
+
+def test_every_question_is_traced_with_its_turns_and_its_end():
+    traces = []
+
+    def start_trace(question, attributes):
+        traces.append(Noted(question, attributes))
+        return traces[-1]
+
+    def script(prompt, request, index):
+        assert "break" not in prompt, "asked to break"
+        return reader(prompt, request, index)
+
+    with served(script, start_trace=start_trace) as server:
+        client = server.client()
+        read = ask(client, BOOK, "Who?")
+        passed = ask(client, "Hello")
+        with pytest.raises(openai.InternalServerError):
+            ask(client, "break")
+    first, second, third = (trace.told for trace in traces)
+    turns = read.longfuse["turns"]
+    assert first[0] == ("question", "Who?", {"mode": "agent", "document_characters": len("User:\n" + BOOK)})
+    assert first[1:-1] == [("turn", number, f"read {number}") for number in range(1, turns + 1)]
+    assert first[-1][:2] == ("end", f"The memory says: read {turns}")
+    assert first[-1][2]["prompt_tokens"] == read.usage.prompt_tokens
+    assert first[-1][2]["turns"] == turns
+    assert second[-1][:2] == ("end", passed.choices[0].message.content)
+    assert third[-1][0] == "fail"
+    assert "asked to break" in third[-1][1]
