@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from flows.eval_inputs import agent_lengths, open_model_folder, train_config
 from stages.common.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from infra.tracing import QuestionTrace
     from stages.engines.base import RolloutEngine
     from stages.memory.results import AgentResult, Turn
 
@@ -37,6 +39,8 @@ class AskRequest:
     full_context: bool = False
     trace: bool = False
     as_json: bool = False
+    trace_mlflow: bool = False
+    tracking_uri: str | None = None
     window: int | None = None
     chunk_tokens: int | None = None
     memory_tokens: int | None = None
@@ -61,7 +65,7 @@ def ask(request: AskRequest) -> int:
             f"there is no {path} yet: name a model folder with --model DIR, or make one with `longfuse run`."
         )
     folder = open_model_folder(path)
-    with tempfile.TemporaryDirectory(prefix="longfuse-ask-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="longfuse-ask-") as scratch, _traced(request, folder.name) as trace:
         text = one_text(request.documents, Path(scratch))
         prepare_torch(request.threads)
         window = min(request.window or folder.window_tokens, folder.window_tokens)
@@ -71,15 +75,40 @@ def ask(request: AskRequest) -> int:
             result = (
                 _one_pass(request, engine, text, window)
                 if request.full_context
-                else _read(request, engine, text, window)
+                else _read(request, engine, text, window, trace)
             )
+            if trace is not None:
+                used = {"prompt_tokens": result.prompt_tokens, "completion_tokens": result.response_tokens}
+                trace.end(result.answer, {**used, **result.counters})
         finally:
             engine.close()
     _show(request, folder.name, result)
     return 0
 
 
-def _read(request: AskRequest, engine: RolloutEngine, text: Path, window: int) -> AgentResult:
+@contextmanager
+def _traced(request: AskRequest, model: str) -> Iterator[QuestionTrace | None]:
+    """Where the turns are recorded; None if that was not asked for. A question without an answer is recorded as failed."""
+    if not request.trace_mlflow:
+        yield None
+        return
+    from flows.tracing import open_tracer
+
+    with open_tracer("ask", model, request.tracking_uri) as tracer:
+        mode = "one_pass" if request.full_context else "agent"
+        trace = tracer.question(
+            request.question, {"mode": mode, "documents": [path.name for path in request.documents]}
+        )
+        try:
+            yield trace
+        except BaseException as error:
+            trace.fail(f"{type(error).__name__}: {error}")
+            raise
+
+
+def _read(
+    request: AskRequest, engine: RolloutEngine, text: Path, window: int, trace: QuestionTrace | None
+) -> AgentResult:
     """Chunk by chunk with the memory agent."""
     from stages.memory.agent import MemoryAgent
 
@@ -98,7 +127,13 @@ def _read(request: AskRequest, engine: RolloutEngine, text: Path, window: int) -
         format_instruction=_FORMAT,
     )
     with _Progress(text.stat().st_size) as progress:
-        return agent.answer(request.question, text, on_turn=progress.turn)
+
+        def on_turn(turn: Turn) -> None:
+            progress.turn(turn)
+            if trace is not None:
+                trace.turn(turn)
+
+        return agent.answer(request.question, text, on_turn=on_turn)
 
 
 def _one_pass(request: AskRequest, engine: RolloutEngine, text: Path, window: int) -> AgentResult:

@@ -24,6 +24,13 @@ def ask(
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Also show the memory's history.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    trace_mlflow: Annotated[
+        bool, typer.Option("--trace-mlflow", help="Record the question's turns in MLflow's Traces.")
+    ] = False,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", metavar="URI", help="Where, with --trace-mlflow (default: as the pipeline's)."),
+    ] = None,
     window: Annotated[
         int | None, typer.Option("--window", min=256, help="Tokens that the model takes (default: its own).")
     ] = None,
@@ -54,6 +61,8 @@ def ask(
                 full_context=full_context,
                 trace=trace,
                 as_json=as_json,
+                trace_mlflow=trace_mlflow,
+                tracking_uri=tracking_uri,
                 window=window,
                 chunk_tokens=chunk_tokens,
                 memory_tokens=memory_tokens,

@@ -16,6 +16,7 @@ import typer
 
 from flows.ask_command import ask
 from flows.eval_command import evaluate
+from flows.serve_command import serve
 
 app = typer.Typer(
     add_completion=False,
@@ -27,6 +28,7 @@ profiles_app = typer.Typer(no_args_is_help=True, help="Ready-made parameters: ti
 app.add_typer(profiles_app, name="profile")
 app.command(name="ask")(ask)
 app.command(name="eval")(evaluate)
+app.command(name="serve")(serve)
 
 Profile = Annotated[str | None, typer.Option("--profile", help="Take the parameters of this profile.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a parameter; repeatable.")]

@@ -159,10 +159,12 @@ class MemoryAgent:
         seed: int,
         keep_segments: bool = False,
         on_turn: OnTurn | None = None,
+        on_answer: Callable[[], None] | None = None,
     ) -> Trajectory:
         """Yields a request per turn and one for the answer, is sent the completion of each, returns the result.
 
         keep_segments: also return all prompts and responses as ids, which takes O(document) memory.
+        on_answer: called before the last request is yielded, once everything is read.
         """
         if self._split is not None:
             question, asked_form = self._split(question)
@@ -190,6 +192,8 @@ class MemoryAgent:
             memory, plan = turn.memory, turn.plan
         messages = answer_messages(question, memory, defuse(format_instruction))
         request = self._request(messages, self._lengths.answer, derive_seed(seed, "memory_answer"))
+        if on_answer is not None:
+            on_answer()
         completion = yield request
         if keep_segments:
             segments.append(_segment(request, completion, is_answer=True))

@@ -8,6 +8,8 @@ import pytest
 
 from flows.ask import AskRequest, ask, trace_lines
 from flows.ask_documents import one_text
+from flows.tracing import tracing_settings
+from infra.mlflow_store import open_store
 from stages.common.errors import ConfigError, InputError
 from stages.common.storage import write_model_pointer
 from stages.memory.results import Turn
@@ -46,6 +48,21 @@ def test_the_answer_goes_to_standard_output_and_sections_to_standard_error(model
     assert told["turns"] == len(told["trace"]) > 2
     assert told["trace"][-1]["chunk_end"] == len(TEXT * 4)
     assert f"section {told['turns']}, 100% read" in captured.err
+
+
+@pytest.mark.slow  # a new MLflow store takes seconds
+def test_the_turns_are_recorded_in_the_store_that_was_named(model, document, tmp_path, capsys):
+    uri = f"sqlite:///{tmp_path / 'traces.db'}"
+    assert ask(request_of(model, document, as_json=True, trace_mlflow=True, tracking_uri=uri)) == 0
+    turns = json.loads(capsys.readouterr().out)["turns"]
+    client, experiment = open_store(tracing_settings(uri))
+    (trace,) = client.search_traces([experiment])
+    names = [span.name for span in sorted(trace.data.spans, key=lambda span: (span.start_time_ns, -span.end_time_ns))]
+    assert names == ["ask", *(f"section {number}" for number in range(1, turns + 1)), "answer"]
+    assert trace.info.tags["longfuse.model"] == model.parent.name
+    (root,) = [span for span in trace.data.spans if span.parent_id is None]
+    assert root.attributes["documents"] == ["rivers.md"]
+    assert root.attributes["turns"] == turns
 
 
 def test_one_pass_where_it_fits_and_numbers_where_it_does_not(model, document, capsys):
