@@ -1,17 +1,27 @@
 import json
+import logging
 import random
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from stages.common.errors import InputError
 from stages.common.rollouts import Rollout, RolloutGroup, Segment
 from stages.rl.batch import Batch, turn_weights
 from stages.rl.packing import pack_groups, unshared_tokens
 from stages.rl.policy import LossWeights
+from stages.rl.selfcheck import check_forward
 from tests.stages.rl.tiny_world import make_policy, random_groups, write_model_folder
 
 
@@ -245,9 +255,20 @@ SHAPE = {
 
 def test_a_model_that_scales_its_logits_is_refused(tmp_path):
     folder = write_model_folder(tmp_path)
-    GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0, initializer_range=0.3)).save_pretrained(folder)
+    model = GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0, initializer_range=0.3)).eval()
+    model.save_pretrained(folder)
     with pytest.raises(InputError, match="does not reproduce"):
         make_policy(folder)
+    with pytest.raises(InputError, match="does not reproduce"):
+        check_forward(model.bfloat16(), folder)
+
+
+def test_gradients_may_differ_by_what_bfloat16_rounds_by_itself(tmp_path, caplog):
+    torch.manual_seed(1)
+    deep = SHAPE | {"hidden_size": 64, "num_hidden_layers": 16, "initializer_range": 0.3}  # rounds by more than 5e-2
+    with caplog.at_level(logging.INFO, logger="stages.rl.selfcheck"):
+        check_forward(LlamaForCausalLM(LlamaConfig(**deep)).bfloat16().eval(), tmp_path)
+    assert "rounds that much" in caplog.text
 
 
 def test_a_model_with_a_sliding_window_is_refused_also_if_the_window_is_long(tmp_path):
