@@ -73,10 +73,26 @@ class ChatTokenizer:
         self.eos_id: int = self._tokenizer.eos_token_id
         self.pad_id: int = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else self.eos_id
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Prompt ids of a conversation, up to and including the opening of the assistant's turn."""
-        text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    def encode_chat(
+        self, messages: Sequence[Message], known: tuple[str, tuple[int, ...]] | None = None
+    ) -> tuple[int, ...]:
+        """Prompt ids of a conversation, up to and including the opening of the assistant's turn.
+
+        known: a long part of the prompt and its ids, which are then not computed again. The ids may differ from those without
+        it where the part begins and ends; the text is the same.
+        """
+        text = str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        if known is not None and self._parts_join:
+            before, part, after = text.partition(known[0])
+            if part:
+                return (*self.encode_text(before), *known[1], *self.encode_text(after))
         return self.encode_text(text)
+
+    @cached_property
+    def _parts_join(self) -> bool:
+        """False for tokenizers that put a blank before every text they are given."""
+        parts = ("<a>\n", "Words, words.\n\n  And", "\n</a>")
+        return self.decode([i for part in parts for i in self.encode_text(part)]) == "".join(parts)
 
     @cached_property
     def opens_reasoning(self) -> bool:

@@ -47,10 +47,10 @@ class EndpointTokenizer:
     def __init__(self, inner: Any = None) -> None:
         self._inner = inner
 
-    def encode_chat(self, messages: Sequence[Message]) -> MessageIds:
-        """As many ids as the messages have tokens, with the messages."""
+    def encode_chat(self, messages: Sequence[Message], known: tuple[str, tuple[int, ...]] | None = None) -> MessageIds:
+        """As many ids as the messages have tokens, with the messages. known: as ChatTokenizer's."""
         if self._inner is not None:
-            ids = MessageIds(self._inner.encode_chat(messages))
+            ids = MessageIds(self._inner.encode_chat(messages, known))
         else:
             ids = MessageIds((0,) * sum(8 + _tokens(message["content"]) for message in messages))
         ids.messages = tuple(messages)

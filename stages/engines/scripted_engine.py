@@ -29,7 +29,9 @@ class ByteTokenizer:
     pad_id = 256
     eos_id = 257
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode_chat(
+        self, messages: Sequence[Message], _known: tuple[str, tuple[int, ...]] | None = None
+    ) -> tuple[int, ...]:
         """Each message as a line with its role and its content, then the opening of the assistant's turn."""
         text = "".join(f"<{message['role']}>\n{message['content']}\n" for message in messages)
         return self.encode_text(text + "<assistant>\n")

@@ -46,7 +46,7 @@ class _Section:
     text: str
     start: int
     end: int
-    tokens: int
+    ids: tuple[int, ...]
 
 
 class MemoryAgent:
@@ -178,7 +178,8 @@ class MemoryAgent:
         prompt_tokens = response_tokens = 0
         for number, section in enumerate(read_ahead(self._sections(document)), start=1):
             messages = update_messages(question, memory, plan, section.text, number, self._prompt_order)
-            request = self._request(messages, self._lengths.turn, derive_seed(seed, "memory_turn", number))
+            seed_of_turn = derive_seed(seed, "memory_turn", number)
+            request = self._request(messages, self._lengths.turn, seed_of_turn, (section.text, section.ids))
             asked = time.perf_counter()
             completion = yield request
             prompt_tokens += len(request.prompt_ids)
@@ -237,7 +238,7 @@ class MemoryAgent:
             memory_before=before,
             chunk_start=section.start,
             chunk_end=section.end,
-            chunk_tokens=section.tokens,
+            chunk_tokens=len(section.ids),
             prompt_tokens=len(request.prompt_ids),
             response_tokens=len(completion.token_ids),
             seconds=seconds,
@@ -245,30 +246,33 @@ class MemoryAgent:
 
     def _sections(self, document: Document) -> Iterator[_Section]:
         """The document's chunks, defused, none longer than chunk_tokens; those without text are skipped."""
-        start, counted = 0, ("", 0)
+        start, encode = 0, self._engine.tokenizer.encode_text
+        encoded: tuple[str, tuple[int, ...]] = ("", ())
 
         def count(text: str) -> int:
-            nonlocal counted
-            counted = (text, self._count(text))
-            return counted[1]
+            nonlocal encoded
+            encoded = (text, encode(text))
+            return len(encoded[1])
 
         for chunk in iter_chunks(document, self._lengths.chunk, count):
             end = start + len(chunk)
             if chunk.strip():
                 section = defuse(chunk)
-                tokens = counted[1] if section == counted[0] else count(section)  # a chunk is counted last as it is
-                if section == chunk or tokens <= self._lengths.chunk:
-                    yield _Section(section, start, end, tokens)
+                ids = encoded[1] if section == encoded[0] else encode(section)  # a chunk is counted last as it is
+                if section == chunk or len(ids) <= self._lengths.chunk:
+                    yield _Section(section, start, end, ids)
                 else:  # a document full of our tags grows by defusing; no character is added, so places stay
                     position = start
                     for part in iter_chunks(section, self._lengths.chunk, self._count):
-                        yield _Section(part, position, position + len(part), self._count(part))
+                        yield _Section(part, position, position + len(part), encode(part))
                         position += len(part)
             start = end
 
-    def _request(self, messages: list[Message], max_tokens: int, seed: int) -> GenerationRequest:
+    def _request(
+        self, messages: list[Message], max_tokens: int, seed: int, known: tuple[str, tuple[int, ...]] | None = None
+    ) -> GenerationRequest:
         return GenerationRequest(
-            prompt_ids=self._engine.tokenizer.encode_chat(messages),
+            prompt_ids=self._engine.tokenizer.encode_chat(messages, known),
             max_tokens=max_tokens,
             temperature=self._temperature,
             top_p=self._top_p,
