@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +38,16 @@ class Lease:
 
 
 class RunStore:
-    """One run's objects. Raises botocore's errors where the storage does not answer."""
+    """One run's objects. Raises botocore's errors where the storage does not answer. `clock`: seconds since the epoch."""
 
-    def __init__(self, clients: Clients, bucket: str, region: str, run_id: str) -> None:
+    def __init__(
+        self, clients: Clients, bucket: str, region: str, run_id: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._s3 = clients("s3", region)
         self.bucket = bucket
         self.run_id = run_id
         self.prefix = f"runs/{run_id}"
+        self.clock = clock
 
     # --- plain objects
 
@@ -104,7 +108,7 @@ class RunStore:
     def acquire(self, owner: str, seconds: float) -> Lease:
         """Take the lease if nobody holds it, it has expired, or it is ours. Raises LeaseLostError."""
         data, etag = self._read("lease")
-        now = time.time()
+        now = self.clock()
         if data is None:
             written = self._put_if("lease", _lease_text(owner, 1, now + seconds), IfNoneMatch="*")
             epoch = 1
@@ -122,7 +126,7 @@ class RunStore:
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
         """Prolong it. Raises LeaseLostError if somebody took it."""
-        text = _lease_text(lease.owner, lease.epoch, time.time() + seconds)
+        text = _lease_text(lease.owner, lease.epoch, self.clock() + seconds)
         written = self._put_if("lease", text, IfMatch=lease.etag)
         if written is None:
             raise LeaseLostError(f"run {self.run_id} was taken by another controller.")
