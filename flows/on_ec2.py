@@ -124,6 +124,7 @@ def _simulated(settings: Settings, account: Account, say: Callable[[str], None])
                 "instance_profile": NODE_PROFILE,
                 "image_parameter": IMAGE_PARAMETERS[0],
                 "security_group": None,
+                "wheelhouse": False,  # instances use this project's environment
             }
         )
 

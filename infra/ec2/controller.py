@@ -179,13 +179,13 @@ class Controller:
                 metrics=self._looks % METRICS_EVERY == 0,
                 rest=exit_record is not None or state.phase == "ending",
             )
-        nothing = launched is not None and (launched.none or launched.gone)
-        maybe_done = state.phase in {"planned", "ending"} or exit_record is not None or ended or nothing
+        empty = launched if launched is not None and (launched.none or launched.gone) else None
+        maybe_done = state.phase in {"planned", "ending"} or exit_record is not None or ended or empty is not None
         return Seen(
             now=self._store.clock(),
             alive=_with_unseen(alive, instances, state, self._store.clock()),
             launched=None if launched is None or launched == Launched() else launched.instances,
-            ran=nothing and (launched.gone or self._heard_of(state.attempt)),
+            ran=empty is not None and (empty.gone or self._heard_of(state.attempt)),
             refused=launched.refused if launched is not None else "",
             taken=taken,
             beat_seq=beat["seq"] if beat is not None else state.beat_seq,

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import botocore.exceptions
@@ -86,6 +87,18 @@ class RunStore:
             self._s3.put_object(Bucket=self.bucket, Key=key, Body=data)
         return key
 
+    def share_file(self, key: str, path: Path) -> None:
+        """Store a large file for all runs; the key is from the bucket's root."""
+        self._s3.upload_file(str(path), self.bucket, key)
+
+    def write_shared(self, key: str, data: bytes) -> None:
+        """Write for all runs; the key is from the bucket's root."""
+        self._s3.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def read_shared(self, key: str) -> bytes | None:
+        """An object by its key from the bucket's root, None if there is none."""
+        return self._get(key)[0]
+
     def keys(self, prefix: str = "") -> list[str]:
         """Keys below the run's prefix."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/{prefix}")
@@ -153,8 +166,11 @@ class RunStore:
         return written
 
     def _read(self, key: str) -> tuple[bytes | None, str]:
+        return self._get(f"{self.prefix}/{key}")
+
+    def _get(self, key: str) -> tuple[bytes | None, str]:
         try:
-            answer = self._s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}")
+            answer = self._s3.get_object(Bucket=self.bucket, Key=key)
         except botocore.exceptions.ClientError as error:
             if code_of(error) in {"NoSuchKey", "404"}:
                 return None, ""

@@ -44,7 +44,9 @@ class Project:
         self.lines = []
         self.metrics = []
         there = Ec2Runner(
-            account_of(load_resources().account),
+            account_of(load_resources().account).model_copy(
+                update={"wheelhouse": False}
+            ),  # the environment is prebuilt
             lambda _stage: ASKED,
             lambda stage: stage_facts(root, read_yaml(root / "params.yaml"), stage),
             lambda _stage, _facts, data: self.metrics.append(data),

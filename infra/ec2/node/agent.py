@@ -127,6 +127,10 @@ class Agent:
         if (number := self.checkpoints.restore()) is not None:
             logger.info("resuming from checkpoint %06d", number)
             self.metrics.skip(int(self.checkpoints.notes.get("metric_bytes", 0)))
+        for name, text in self.boot.files.items():
+            path = self.tree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         for words in self.boot.setup:
             run(words, self.tree, environment)
         return environment
