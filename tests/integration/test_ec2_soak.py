@@ -41,7 +41,7 @@ RULES = [
 
 
 RHYTHM = Rhythm(
-    poll_seconds=1.0, heartbeat_seconds=2.0, log_seconds=3.0, metadata_seconds=1.0, checkpoint_seconds=1.0
+    poll_seconds=1.5, heartbeat_seconds=2.0, log_seconds=3.0, metadata_seconds=1.0, checkpoint_seconds=2.0
 )  # fmt: skip
 LIMITS = {"silence_seconds": 15.0, "boot_seconds": 150.0, "pending_seconds": 120.0, "max_attempts": 12}
 
