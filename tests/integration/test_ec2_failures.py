@@ -78,7 +78,7 @@ def test_row_2_no_capacity_anywhere_ends_without_an_instance(cloud):
     for zone in "abc":
         cloud.fault(ice(f"us-east-1{zone}"))
     desk = Desk(cloud, 2, 0.1).keep_beside()
-    desk.time_passes(16.0, lambda: not desk.thread.is_alive())  # a quarter of the search, and a round after each
+    desk.pauses_pass(lambda: not desk.thread.is_alive())  # each a quarter of the search, and a round after it
     state = desk.join()
     assert (state.outcome, state.spent_usd, desk.instances()) == ("no_capacity", 0.0, [])
     assert 6 <= len(desk.launches()) <= 24
@@ -292,7 +292,7 @@ def test_row_15_what_was_torn_is_not_resumed_from(cloud):
     desk.store.write("ckpt/000099/checkpoint-000015/state.json", b'{"step": 15, "sum": 0}')  # its COMMIT never came
     cloud.clear()
     desk.let(16)
-    desk.time_passes(16.0, desk.alive)  # the pause between two rounds of the search
+    desk.pauses_pass(desk.alive)
     assert desk.join().outcome == "succeeded"
     assert result(desk) == {"sum": 136}
     assert any(f"checkpoint {commits[-1].split('/')[1]} is damaged" in line for line in desk.lines)

@@ -114,6 +114,16 @@ class Desk:
 
         self.cloud.wait(look, PATIENCE_SECONDS, "what was to happen in time")
 
+    def pauses_pass(self, until):
+        """Each pause between two rounds of the search for capacity, once the controller is in it."""
+
+        def look():
+            left = self.controller.state.launch_after - time.time() - self.ahead if self.controller else 0.0
+            self.ahead += max(0.0, left)
+            return until()
+
+        self.cloud.wait(look, PATIENCE_SECONDS, "what was to happen after a pause")
+
     def silence_is_noticed(self):
         """The controller hears nothing of a frozen instance for longer than it waits."""
         attempt = self.controller.state.attempt
