@@ -305,6 +305,20 @@ def doctor(on: On = None) -> None:
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run; `longfuse jobs list` has them.")]
 
 
+@jobs_app.callback()
+def jobs_where(
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Runs of the simulated cloud of a `longfuse run --on ec2 --simulate`.")
+    ] = False,
+) -> None:
+    """Which cloud is meant."""
+    if simulate:
+        from flows.jobs import mean_the_simulated_cloud
+        from infra.settings import load_settings
+
+        mean_the_simulated_cloud(load_settings(Path.cwd()))
+
+
 @jobs_app.command("list")
 def jobs_list() -> None:
     """Every run in the bucket: stage, where it stands, attempts, cost."""

@@ -7,15 +7,32 @@ from collections.abc import Iterator
 from queue import Empty, Queue
 from threading import Thread
 
-from flows.on_ec2 import account_of
+from flows.on_ec2 import BUCKET_VARIABLE, SIMULATED, account_of
 from infra.ec2.aws import Clients
 from infra.ec2.controller import Controller, Follower
 from infra.ec2.launch import find_by_run, is_alive
 from infra.ec2.reaper import reap
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, load_resources
+from infra.ec2.spec import RunSpec
 from infra.ec2.store import LeaseLostError, RunStore, list_runs
 from infra.errors import InfraError
+from infra.settings import Settings, export
+
+
+def mean_the_simulated_cloud(settings: Settings) -> None:
+    """Point this process at the simulated cloud of this project's `longfuse run --on ec2 --simulate`. Raises InfraError if none is up."""
+    from infra.sim.cloud import SimulatedCloud, SimulatorError
+
+    try:
+        cloud = SimulatedCloud.attach(settings.state_dir / SIMULATED)
+        cloud.alive()
+    except (OSError, SimulatorError) as error:
+        raise InfraError(
+            f"no simulated cloud is up for {settings.root} ({error}): `longfuse run --on ec2 --simulate` starts one, and it "
+            "lives as long as that run."
+        ) from None
+    export({**cloud.environment, BUCKET_VARIABLE: cloud.bucket})
 
 
 class Desk:
@@ -28,8 +45,12 @@ class Desk:
         self.clients = Clients()
         self.bucket, self.region = account.bucket, account.bucket_region
 
-    def runs(self) -> list[str]:
-        return list_runs(self.clients, self.bucket, self.region)
+    def runs(self) -> Iterator[tuple[RunStore, RunSpec]]:
+        """Every run. A folder below runs/ without a spec is none: a probe, or the rest of what somebody removed."""
+        for run_id in list_runs(self.clients, self.bucket, self.region):
+            store = self.store(run_id)
+            if (text := store.read("spec.json")) is not None:
+                yield store, RunSpec.model_validate_json(text)
 
     def store(self, run_id: str) -> RunStore:
         return RunStore(self.clients, self.bucket, self.region, run_id)
@@ -48,10 +69,9 @@ def list_jobs() -> list[str]:
     """A line per run."""
     desk = Desk()
     lines = [f"{'run':<34}{'stage':<16}{'state':<14}{'attempt':>7}{'about USD':>11}"]
-    for run_id in desk.runs():
-        store = desk.store(run_id)
-        state, spec = _state(store), store.spec()
-        lines.append(f"{run_id:<34}{spec.stage:<16}{_stands(state):<14}{state.attempt:>7}{state.spent_usd:>11.2f}")
+    for store, spec in desk.runs():
+        state = _state(store)
+        lines.append(f"{spec.run_id:<34}{spec.stage:<16}{_stands(state):<14}{state.attempt:>7}{state.spent_usd:>11.2f}")
     return lines if len(lines) > 1 else [f"no runs in {desk.bucket}"]
 
 
@@ -163,8 +183,8 @@ def job_costs() -> list[str]:
     """Estimated cost of all runs."""
     desk = Desk()
     lines, spent, reserved = [], 0.0, 0.0
-    for run_id in desk.runs():
-        state = _state(desk.store(run_id))
+    for store, spec in desk.runs():
+        state = _state(store)
         spent, reserved = spent + state.spent_usd, reserved + state.reserved_usd
-        lines.append(f"{run_id:<34}{state.spent_usd:>10.2f} USD  {_stands(state)}")
+        lines.append(f"{spec.run_id:<34}{state.spent_usd:>10.2f} USD  {_stands(state)}")
     return [*lines, f"{'all':<34}{spent:>10.2f} USD, {reserved:.2f} reserved (estimates: see your bill)"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUCKET_VARIABLE = "LONGFUSE_BUCKET"
+SIMULATED = "simulated"  # folder of the simulated cloud, below the state
 
 
 def require_ec2(on: str) -> None:
@@ -109,7 +110,7 @@ def _simulated(settings: Settings, account: Account, say: Callable[[str], None])
     from infra.sim.account import IMAGE_PARAMETERS, NODE_PROFILE
     from infra.sim.cloud import SimulatedCloud
 
-    folder = settings.state_dir / "simulated"
+    folder = settings.state_dir / SIMULATED
     with SimulatedCloud(folder) as cloud:
         export(cloud.environment)
         say(
@@ -123,6 +124,7 @@ def _simulated(settings: Settings, account: Account, say: Callable[[str], None])
                 "instance_profile": NODE_PROFILE,
                 "image_parameter": IMAGE_PARAMETERS[0],
                 "security_group": None,
+                "wheelhouse": False,  # instances use this project's environment
             }
         )
 

@@ -17,7 +17,8 @@ def simulated(tmp_path_factory):
     from infra.sim.cloud import SimulatedCloud
 
     folder = tmp_path_factory.mktemp("cloud")
-    with SimulatedCloud(folder, minute_seconds=2.0, pending_seconds=0.1, power_off_seconds=0.5) as cloud:
+    times = {"minute_seconds": 2.0, "pending_seconds": 0.1, "shutting_down_seconds": 0.1, "power_off_seconds": 0.5}
+    with SimulatedCloud(folder, **times) as cloud:
         yield cloud
 
 

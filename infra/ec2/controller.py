@@ -93,7 +93,7 @@ class Controller:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.5)
-        self._renewed = time.monotonic()
+        self._renewed = self._store.clock()
         saved, self._state_etag = self._store.read_state()
         if saved is not None:
             # What a controller before us asked for and did not live to see is asked again: the intent is the same.
@@ -109,9 +109,14 @@ class Controller:
                 if not self._is_closed():
                     time.sleep(self._pause())
         finally:
-            if self._lease is not None:
-                self._quietly(lambda: self._store.release(self._lease))  # type: ignore[arg-type]
+            self.give_up()
         return self.state
+
+    def give_up(self) -> None:
+        """Let anybody else take the run at once."""
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            self._quietly(lambda: self._store.release(lease))
 
     def _is_closed(self) -> bool:
         return self.state.phase == "closed"
@@ -145,9 +150,10 @@ class Controller:
 
     def _renew(self) -> None:
         assert self._lease is not None
-        if time.monotonic() - self._renewed >= self._spec.rhythm.lease_seconds / 3:
+        now = self._store.clock()  # the lease's own clock: one that was set back makes it renew as well
+        if not 0 <= now - self._renewed < self._spec.rhythm.lease_seconds / 3:
             self._lease = self._store.renew(self._lease, self._spec.rhythm.lease_seconds)
-            self._renewed = time.monotonic()
+            self._renewed = now
 
     def _look(self) -> Seen:
         state, launched, self._launched = self.state, self._launched, None
@@ -173,11 +179,13 @@ class Controller:
                 metrics=self._looks % METRICS_EVERY == 0,
                 rest=exit_record is not None or state.phase == "ending",
             )
-        maybe_done = state.phase in {"planned", "ending"} or exit_record is not None or ended
+        empty = launched if launched is not None and (launched.none or launched.gone) else None
+        maybe_done = state.phase in {"planned", "ending"} or exit_record is not None or ended or empty is not None
         return Seen(
-            now=time.time(),
-            alive=_with_unseen(alive, instances, state),
+            now=self._store.clock(),
+            alive=_with_unseen(alive, instances, state, self._store.clock()),
             launched=None if launched is None or launched == Launched() else launched.instances,
+            ran=empty is not None and (empty.gone or self._heard_of(state.attempt)),
             refused=launched.refused if launched is not None else "",
             taken=taken,
             beat_seq=beat["seq"] if beat is not None else state.beat_seq,
@@ -185,6 +193,10 @@ class Controller:
             result=maybe_done and self._store.read("result.json") is not None,
             cancel=self._asked_to_cancel(),
         )
+
+    def _heard_of(self, attempt: int) -> bool:
+        """Whether an instance of the attempt has left anything: then none may be launched for it."""
+        return bool(self._store.keys(f"attempt-{attempt}/node-0/"))
 
     def _asked_to_cancel(self) -> bool:
         """Every other look while a stage runs: it costs a call."""
@@ -205,7 +217,7 @@ class Controller:
                 if names:
                     self._clients.launcher(region).terminate_instances(InstanceIds=names)
         else:
-            self._store.write_once("closed.json", {**self.state.as_json(), "closed": time.time()})
+            self._store.write_once("closed.json", {**self.state.as_json(), "closed": self._store.clock()})
 
     def _quietly(self, action: Callable[[], Any]) -> None:
         try:
@@ -214,10 +226,10 @@ class Controller:
             logger.warning("run %s: %s", self._spec.run_id, error)
 
 
-def _with_unseen(alive: tuple[str, ...], instances: list[dict[str, Any]], state: State) -> tuple[str, ...]:
+def _with_unseen(alive: tuple[str, ...], instances: list[dict[str, Any]], state: State, now: float) -> tuple[str, ...]:
     """An instance that was just launched may not be listed yet: it is taken for alive for a while."""
     listed = {item["InstanceId"] for item in instances}
-    fresh = time.time() - state.launched < UNLISTED_SECONDS
+    fresh = now - state.launched < UNLISTED_SECONDS
     return (*alive, *(name for name in state.instances if fresh and name not in listed))
 
 

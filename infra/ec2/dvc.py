@@ -40,6 +40,11 @@ def remote_url(bucket: str) -> str:
     return f"s3://{bucket}/dvc"
 
 
+def node_config(bucket: str) -> str:
+    """.dvc/config.local of a node: what `dvc remote add --local --default` writes, without the second that DVC takes to start."""
+    return f"[core]\n    remote = {REMOTE}\n    analytics = false\n['remote \"{REMOTE}\"']\n    url = {remote_url(bucket)}\n"
+
+
 def push_inputs(root: Path, environment: Mapping[str, str], bucket: str, targets: Sequence[str]) -> None:
     """Upload what a stage reads; what is there already is not sent again. The remote stands in .dvc/config.local."""
     dvc(root, environment, "remote", "add", "--quiet", "--local", "--force", REMOTE, remote_url(bucket))
@@ -58,7 +63,7 @@ def stage_work(stage: str, bucket: str, threads: int | None = None) -> dict[str,
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     return {
-        "setup": [["dvc", "remote", "add", "--quiet", "--local", "--force", "--default", REMOTE, remote_url(bucket)]],
+        "files": {".dvc/config.local": node_config(bucket)},
         "command": [*ON_NODE, "repro", "--pull", "--no-run-cache", "-s", stage],
         "install": ["-c", "constraints.txt", "-e", ".[train,aws]"],
         "push": [*ON_NODE, "push", stage],

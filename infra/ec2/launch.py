@@ -10,12 +10,12 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import botocore.exceptions
 
-from infra.ec2.aws import Clients, ErrorClass, classify, code_of, what_to_do
+from infra.ec2.aws import AMBIGUOUS, Clients, ErrorClass, classify, code_of, what_to_do
 from infra.ec2.node.pack import agent_bytes
 from infra.ec2.node.user_data import render_user_data
 from infra.ec2.spec import Candidate, RunSpec
@@ -24,17 +24,20 @@ from infra.ec2.store import RunStore
 logger = logging.getLogger(__name__)
 
 TRIES = 6
-FIRST_PAUSE_SECONDS = 0.5
 TAG = "longfuse:"
 
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of an intent: instances; none (no capacity); refused for good. All empty: not known yet."""
+    """What came of an intent: instances (they may have ended by now); none (no capacity); gone: it was done, and EC2 no
+
+    longer lists what it made; refused for good. All empty: not known yet.
+    """
 
     instances: tuple[str, ...] = ()
     none: bool = False
     refused: str = ""
+    gone: bool = False
 
 
 def build_request(
@@ -100,7 +103,7 @@ class Launcher:
         name = f"intents/{attempt:03d}-{intent:03d}"
         candidate = self._spec.candidates[place]
         if (known := self._store.read_json(f"{name}.outcome.json")) is not None:
-            return Launched(tuple(known["instances"]), known["none"], known["refused"])
+            return Launched(tuple(known["instances"]), known["none"], known["refused"], known.get("gone", False))
         request = self._store.read_json(f"{name}.json")
         try:
             if request is None:
@@ -111,8 +114,7 @@ class Launcher:
                 raise
             outcome = Launched(refused=f"{error}: {what_to_do(error)}")
         if outcome != Launched():
-            record = {"instances": list(outcome.instances), "none": outcome.none, "refused": outcome.refused}
-            self._store.write_json(f"{name}.outcome.json", record)
+            self._store.write_json(f"{name}.outcome.json", asdict(outcome))
         return outcome
 
     def _write_intent(self, name: str, attempt: int, intent: int, candidate: Candidate) -> dict[str, Any]:
@@ -165,26 +167,33 @@ class Launcher:
         return image, found["RootDeviceName"]
 
     def _send(self, request: dict[str, Any], region: str) -> Launched:
-        """The call. After a lost answer the same request with the same token tells what happened."""
-        launcher, pause = self._clients.launcher(region), FIRST_PAUSE_SECONDS
+        """The call. After a lost answer the same request with the same token tells what happened.
+
+        Instances that have ended count as much as living ones: a short stage may be over before its launch is answered.
+        """
+        launcher, token = self._clients.launcher(region), request["ClientToken"]
+        pause = self._spec.rhythm.retry_seconds
         for _ in range(TRIES):
             try:
                 answer = launcher.run_instances(**request)
                 return Launched(tuple(item["InstanceId"] for item in answer["Instances"]))
             except (botocore.exceptions.ClientError, botocore.exceptions.HTTPClientError) as error:
-                kind = classify(error)
-                logger.info(
-                    "RunInstances in %s: %s: %s", request["Placement"]["AvailabilityZone"], code_of(error), kind
-                )
+                kind, code = classify(error), code_of(error)
+                logger.info("RunInstances in %s: %s: %s", request["Placement"]["AvailabilityZone"], code, kind)
                 if kind is ErrorClass.STOP:
                     raise
-                if kind is ErrorClass.NEXT or code_of(error).startswith("Idempotent"):
-                    found = find_by_token(self._clients, region, request["ClientToken"])
-                    return Launched(found) if found else Launched(none=True)
-            time.sleep(pause)
+                if kind is ErrorClass.NEXT or code in AMBIGUOUS:
+                    if found := find_by_token(self._clients, region, token):
+                        return Launched(found)
+                    if code == "IdempotentParameterMismatch":  # somebody else's launch: never to be tried once more
+                        return Launched(refused=f"{error}; the request is kept in intents/ of the run")
+                    return Launched(none=kind is ErrorClass.NEXT, gone=code in AMBIGUOUS)
+            self._wait(pause)
             pause *= 2
-        found = find_by_token(self._clients, region, request["ClientToken"])
-        return Launched(found)
+        return Launched(find_by_token(self._clients, region, token))
+
+    def _wait(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 def boot_file(spec: RunSpec, attempt: int, hard_cap: float) -> dict[str, Any]:
@@ -211,8 +220,8 @@ def boot_file(spec: RunSpec, attempt: int, hard_cap: float) -> dict[str, Any]:
 
 
 def find_by_token(clients: Clients, region: str, token: str) -> tuple[str, ...]:
-    """Instances that a token made and that are not terminated."""
-    return tuple(item["InstanceId"] for item in describe(clients, region, "client-token", token) if is_alive(item))
+    """Instances that a token made and that EC2 still lists; that is for an hour after they have ended."""
+    return tuple(item["InstanceId"] for item in describe(clients, region, "client-token", token))
 
 
 def find_by_run(clients: Clients, regions: list[str], run_id: str) -> list[dict[str, Any]]:

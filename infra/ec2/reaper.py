@@ -24,9 +24,16 @@ class Reaped:
 
 
 def reap(
-    clients: Clients, bucket: str, bucket_region: str, regions: list[str], *, dry_run: bool = False
+    clients: Clients,
+    bucket: str,
+    bucket_region: str,
+    regions: list[str],
+    *,
+    dry_run: bool = False,
+    now: float | None = None,
 ) -> list[Reaped]:
-    """Terminate instances of ours that are past their deadline, or whose run is closed. Returns them."""
+    """Terminate instances of ours that are past their deadline, or whose run is closed. Returns them. `now`: another time."""
+    now = time.time() if now is None else now
     found = []
     for region in regions:
         names = []
@@ -35,7 +42,7 @@ def reap(
             if not is_alive(item) or item["State"]["Name"] == "shutting-down" or tags.get(f"{TAG}bucket") != bucket:
                 continue
             run_id = tags[f"{TAG}run"]
-            late = time.time() - float(tags.get(f"{TAG}deadline", "inf"))
+            late = now - float(tags.get(f"{TAG}deadline", "inf"))
             if late > 0:
                 why = f"{late:.0f} s past its deadline"
             elif RunStore(clients, bucket, bucket_region, run_id).read("closed.json") is not None:

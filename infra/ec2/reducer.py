@@ -65,6 +65,7 @@ class Seen:
     now: float
     alive: tuple[str, ...] = ()
     launched: tuple[str, ...] | None = None  # answer to Launch: instances; () no capacity; None: nothing was asked
+    ran: bool = False  # with an empty answer: the attempt had an instance all the same, which was heard of and is gone
     taken: bool = False  # the cloud took the attempt's instances away, or they broke
     refused: str = ""  # why a launch can never work
     beat_seq: int = 0
@@ -113,6 +114,7 @@ def _planned(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Actio
         intent=0,
         searching_since=seen.now,
         instances=(),
+        launched=0.0,
         asked_to_stop=0.0,
         terminated=0.0,
         ended_since=0.0,
@@ -145,11 +147,9 @@ def _launching(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Act
                 return replace(state, phase="ending", ended_since=seen.now), []
             return _launch(spec, state, affordable(spec, state.spent_usd)[0])
         return state, [again]  # resolve it, whatever else is wanted: it may have made an instance
-    if seen.launched:
-        watched = replace(
-            state, phase="watching", instances=seen.launched, launched=seen.now, beat=seen.now, beat_seq=0
-        )
-        return watched, []
+    if seen.launched or seen.ran:  # what an instance left in the bucket decides, before anything else is launched
+        since = seen.now if seen.launched else state.searching_since
+        return replace(state, phase="watching", instances=seen.launched, launched=since, beat=seen.now, beat_seq=0), []
     state = replace(state, reserved_usd=0.0)
     if state.outcome:
         return replace(state, phase="ending", ended_since=seen.now), []
@@ -213,7 +213,7 @@ def _ending(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Action
             spec, state, {"reason": "infra", "message": "the instance ended before its agent reported"}
         )
     candidate = spec.candidates[state.candidate]
-    cost = cost_usd(spec, candidate, seen.now - state.launched) if state.instances else 0.0
+    cost = cost_usd(spec, candidate, seen.now - state.launched) if state.launched else 0.0
     line = f"attempt {state.attempt}: {candidate.key} {','.join(state.instances) or '-'} {state.attempt_reason or state.outcome}"
     settled = replace(
         state,

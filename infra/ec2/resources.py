@@ -27,6 +27,9 @@ class Account(Spec):
         default="longfuse-node", description="Instance profile of nodes (policies/node.json)."
     )
     image_parameter: str = Field(description="SSM parameter that names the machine image.")
+    wheelhouse: bool = Field(
+        default=True, description="Send wheels of the locked environment; false: nodes install it from an index."
+    )
     security_group: str | None = Field(default=None, description="Security group without inbound rules; null: default.")
 
 

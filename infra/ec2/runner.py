@@ -23,6 +23,7 @@ from infra.ec2.reducer import State
 from infra.ec2.resources import Account, Request, candidates
 from infra.ec2.spec import Rhythm, RunSpec, Stopping
 from infra.ec2.store import LeaseLostError, RunStore
+from infra.ec2.wheelhouse import share_wheelhouse
 from infra.errors import InfraError, StageFailedError, StageStoppedError
 from infra.jobs import JobResult, JobSpec, JobState, Outcome
 from infra.runner import OnLine
@@ -124,12 +125,14 @@ class Ec2Runner:
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
         dvc.push_inputs(spec.root, spec.environment, self._bucket, facts.upstream)
-        work = {
+        work: dict[str, Any] = {
             **dvc.stage_work(spec.stage, self._bucket),
             "code": upload_code(store, spec.root),
             "state_folder": facts.state_folder,
             "gpus": 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1),
         }
+        if self._account.wheelhouse:
+            work["wheelhouse"] = share_wheelhouse(store, spec.root, spec.environment)
         runtime = request.runtime_hours * HOUR_SECONDS
         return RunSpec(
             run_id=store.run_id,

@@ -62,6 +62,9 @@ class Rhythm(Spec):
     log_seconds: float = Field(default=5.0, gt=0, description="Node: log and metric chunks.")
     metadata_seconds: float = Field(default=2.0, gt=0, description="Node: spot notices.")
     checkpoint_seconds: float = Field(default=10.0, gt=0, description="Node: looks for a new checkpoint.")
+    retry_seconds: float = Field(
+        default=0.5, gt=0, description="Launcher: before a call without an answer is repeated; doubled each time."
+    )
     lease_seconds: float = Field(default=60.0, gt=0, description="A controller that is silent for so long is replaced.")
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import botocore.exceptions
@@ -37,13 +39,16 @@ class Lease:
 
 
 class RunStore:
-    """One run's objects. Raises botocore's errors where the storage does not answer."""
+    """One run's objects. Raises botocore's errors where the storage does not answer. `clock`: seconds since the epoch."""
 
-    def __init__(self, clients: Clients, bucket: str, region: str, run_id: str) -> None:
+    def __init__(
+        self, clients: Clients, bucket: str, region: str, run_id: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._s3 = clients("s3", region)
         self.bucket = bucket
         self.run_id = run_id
         self.prefix = f"runs/{run_id}"
+        self.clock = clock
 
     # --- plain objects
 
@@ -82,6 +87,18 @@ class RunStore:
             self._s3.put_object(Bucket=self.bucket, Key=key, Body=data)
         return key
 
+    def share_file(self, key: str, path: Path) -> None:
+        """Store a large file for all runs; the key is from the bucket's root."""
+        self._s3.upload_file(str(path), self.bucket, key)
+
+    def write_shared(self, key: str, data: bytes) -> None:
+        """Write for all runs; the key is from the bucket's root."""
+        self._s3.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def read_shared(self, key: str) -> bytes | None:
+        """An object by its key from the bucket's root, None if there is none."""
+        return self._get(key)[0]
+
     def keys(self, prefix: str = "") -> list[str]:
         """Keys below the run's prefix."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/{prefix}")
@@ -104,7 +121,7 @@ class RunStore:
     def acquire(self, owner: str, seconds: float) -> Lease:
         """Take the lease if nobody holds it, it has expired, or it is ours. Raises LeaseLostError."""
         data, etag = self._read("lease")
-        now = time.time()
+        now = self.clock()
         if data is None:
             written = self._put_if("lease", _lease_text(owner, 1, now + seconds), IfNoneMatch="*")
             epoch = 1
@@ -122,7 +139,7 @@ class RunStore:
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
         """Prolong it. Raises LeaseLostError if somebody took it."""
-        text = _lease_text(lease.owner, lease.epoch, time.time() + seconds)
+        text = _lease_text(lease.owner, lease.epoch, self.clock() + seconds)
         written = self._put_if("lease", text, IfMatch=lease.etag)
         if written is None:
             raise LeaseLostError(f"run {self.run_id} was taken by another controller.")
@@ -149,8 +166,11 @@ class RunStore:
         return written
 
     def _read(self, key: str) -> tuple[bytes | None, str]:
+        return self._get(f"{self.prefix}/{key}")
+
+    def _get(self, key: str) -> tuple[bytes | None, str]:
         try:
-            answer = self._s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}")
+            answer = self._s3.get_object(Bucket=self.bucket, Key=key)
         except botocore.exceptions.ClientError as error:
             if code_of(error) in {"NoSuchKey", "404"}:
                 return None, ""

@@ -163,6 +163,10 @@ class SimulatedCloud:
         pid = self._ask("oom", id=instance_id, command=command)
         return None if pid is None else int(pid)
 
+    def behave(self, **options: float) -> None:
+        """Instances that boot from now on: `disk_mb`, `power_off_seconds` and so on, fields of HostOptions."""
+        self._ask("behave", options=options)
+
     def set_quota(self, code: str, vcpus: float) -> None:
         """Change a service quota."""
         self._ask("quota", code=code, value=vcpus)
@@ -176,16 +180,13 @@ class SimulatedCloud:
 
     def calls(self, operation: str, **facts: Any) -> list[dict[str, Any]]:
         """The calls of one operation with these facts."""
-        return [
-            entry
-            for entry in self.journal()
-            if entry["operation"] == operation and all(entry.get(name) == value for name, value in facts.items())
-        ]
+        entries: list[dict[str, Any]] = self._ask("calls", facts={"operation": operation, **facts})
+        return entries
 
     def instances(self, **tags: str) -> list[dict[str, Any]]:
         """Every instance that was launched (with these tags), also ended ones."""
-        found: list[dict[str, Any]] = self._ask("instances")
-        return [item for item in found if all(item["tags"].get(name) == value for name, value in tags.items())]
+        found: list[dict[str, Any]] = self._ask("instances", tags=tags)
+        return found
 
     def alive(self, **tags: str) -> list[dict[str, Any]]:
         """Instances that cost money, or still have a disk that does."""

@@ -1,7 +1,8 @@
 """The control address of the simulator: what no AWS call can do, as POST /_simulator/VERB with a JSON body.
 
-fault {rule}  clear {number}  journal {since}  instances {}  notice {id, seconds}  kill {id}  break {id}
+fault {rule}  clear {number}  journal {since}  calls {facts}  instances {tags}  notice {id, seconds}  kill {id}  break {id}
 rebalance {id}  freeze {id}  thaw {id}  oom {id, command}  console {id}  quota {code, value}
+behave {options}: of instances that boot from now on
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import psutil
 
 from infra.sim import answers, hosts, machines
 from infra.sim.faults import Rule
+from infra.sim.host import HostOptions
 from infra.sim.wire import read_body
 
 if TYPE_CHECKING:
@@ -32,13 +34,21 @@ def _quota(cloud: Cloud, a: Arguments) -> None:
     cloud.quotas.values[a["code"]] = a["value"]
 
 
+def _behave(cloud: Cloud, a: Arguments) -> None:
+    known = cloud.hosts.options.model_dump()
+    cloud.hosts.options = HostOptions.model_validate({**known, **a["options"]})
+
+
 VERBS: dict[str, Callable[[Cloud, Arguments], Any]] = {
     "fault": lambda cloud, a: cloud.faults.add(Rule.model_validate(a["rule"])),
     "clear": lambda cloud, a: cloud.faults.remove(a.get("number")),
     "hits": lambda cloud, a: cloud.faults.hits(a["number"]),
     "journal": lambda cloud, a: cloud.journal.entries(a.get("since", 0)),
-    "instances": lambda _cloud, _a: [
-        machines.describe(instance, region) for region, instance in machines.all_instances()
+    "calls": lambda cloud, a: [entry for entry in cloud.journal.entries() if a["facts"].items() <= entry.items()],
+    "instances": lambda _cloud, a: [
+        found
+        for region, instance in machines.all_instances()
+        if a.get("tags", {}).items() <= (found := machines.describe(instance, region))["tags"].items()
     ],
     "notice": lambda cloud, a: cloud.hosts.reclaim(a["id"], a["seconds"]),
     "kill": lambda cloud, a: cloud.hosts.reclaim(a["id"]),
@@ -47,6 +57,7 @@ VERBS: dict[str, Callable[[Cloud, Arguments], Any]] = {
     "freeze": lambda cloud, a: hosts.signal_all(cloud.hosts.host(a["id"]), signal.SIGSTOP),
     "thaw": lambda cloud, a: hosts.signal_all(cloud.hosts.host(a["id"]), signal.SIGCONT),
     "oom": lambda cloud, a: hosts.out_of_memory(cloud.hosts.host(a["id"]), a["command"]),
+    "behave": _behave,
     "console": _console,
     "quota": _quota,
 }

@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+from collections import Counter
 
 import pytest
 
-from infra.ec2.aws import AwsError, Clients
-from infra.ec2.controller import Controller
+from infra.ec2 import launch
+from infra.ec2.aws import AwsError
+from infra.ec2.launch import Launcher
 from infra.ec2.reaper import reap
 from infra.ec2.store import LeaseLostError
 from infra.errors import InfraError
-from infra.sim.cloud import SimulatedCloud
 from infra.sim.faults import Rule
 from tests.infra.ec2.desk import Desk
 from tests.infra.ec2.policy import not_allowed
+
+LATER = 31.0  # seconds after which a controller's lease has expired
 
 
 @pytest.fixture
@@ -28,15 +30,13 @@ def cloud(simulated, monkeypatch):
     for name, value in simulated.environment.items():
         monkeypatch.setenv(name, value)
     simulated.clear()
+    before = {item["id"] for item in simulated.instances()}
     yield simulated
     simulated.clear()
     assert simulated.alive() == []
-    for run_id in {item["tags"].get("longfuse:run") for item in simulated.instances()} - {None}:
-        written = [
-            call
-            for call in simulated.calls("PutObject", key=f"runs/{run_id}/result.json")
-            if call["status"] == 200 and call["fault"] is None
-        ]
+    made = [item for item in simulated.instances() if item["id"] not in before]
+    for run_id in {item["tags"].get("longfuse:run") for item in made} - {None}:
+        written = simulated.calls("PutObject", key=f"runs/{run_id}/result.json", status=200, fault=None)
         assert len(written) <= 1
 
 
@@ -77,25 +77,47 @@ def test_row_1_missing_capacity_moves_on_with_one_call_per_candidate(cloud):
 def test_row_2_no_capacity_anywhere_ends_without_an_instance(cloud):
     for zone in "abc":
         cloud.fault(ice(f"us-east-1{zone}"))
-    desk = Desk(cloud, 2, 0.1)
-    state = desk.keep()
+    desk = Desk(cloud, 2, 0.1).keep_beside()
+    desk.pauses_pass(lambda: not desk.thread.is_alive())  # each a quarter of the search, and a round after it
+    state = desk.join()
     assert (state.outcome, state.spent_usd, desk.instances()) == ("no_capacity", 0.0, [])
     assert 6 <= len(desk.launches()) <= 24
+    assert len(set(Counter(zone for zone, _, _ in desk.launches()).values())) == 1  # rounds are whole
 
 
 @pytest.mark.slow
 def test_row_3_a_launch_whose_answer_is_lost_is_one_instance(cloud):
     cloud.fault(Rule(operation="RunInstances", effect="lose_response", count=2))
-    desk = Desk(cloud, 2, 0.1)
-    assert desk.keep().outcome == "succeeded"
+    desk = Desk(cloud, 2, 0.1, gate=1).keep_beside()
+    desk.wait_line("step 1")
+    desk.let(2)
+    assert desk.join().outcome == "succeeded"
     assert [error for _, _, error in desk.launches()] == ["response lost", "response lost", None]
     assert len(desk.instances()) == 1
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("listed", [True, False])
+def test_row_3_a_stage_that_is_over_before_its_launch_is_answered_is_not_launched_again(cloud, monkeypatch, listed):
+    cloud.fault(Rule(operation="RunInstances", effect="lose_response", count=1))
+    desk = Desk(cloud, 2, 0.1)
+    monkeypatch.setattr(
+        Launcher, "_wait", lambda *_: desk.until(lambda: desk.instances() and not desk.alive(), "the end of the stage")
+    )
+    if not listed:  # an hour after it has ended
+        monkeypatch.setattr(launch, "find_by_token", lambda *_: ())
+    state = desk.keep()
+    assert (state.outcome, state.attempt, desk.results_written()) == ("succeeded", 1, 1)
+    assert [error for _, _, error in desk.launches()] == ["response lost", "IdempotentInstanceTerminated"]
+    assert len(desk.instances()) == 1
+    assert state.spent_usd > 0
+    assert "done" in desk.lines
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the call", "after the call", "while it runs"])
 def test_row_4_another_controller_takes_over(cloud, moment, monkeypatch):
-    desk = Desk(cloud, 10, 0.2)
+    desk = Desk(cloud, 3, 0.1, gate=2)
     first = desk.make()
     first.take()
 
@@ -115,38 +137,40 @@ def test_row_4_another_controller_takes_over(cloud, moment, monkeypatch):
             patched.setattr(first._launcher, "_send", lambda *words: (send(*words), die()))
         with pytest.raises(SystemExit):
             until_it_runs()
+    desk.let(3)
+    desk.ahead += LATER
     second = desk.make()
-    second.take(wait_seconds=10)  # the first lease expires
+    second.take()
     assert second.run().outcome == "succeeded"
     assert len(desk.instances()) == 1
-    assert (
-        len({call["client_token"] for call in cloud.calls("RunInstances") if desk.run_id in call["params"].values()})
-        == 1
-    )
+    assert len({call["client_token"] for call in desk.run_instances()}) == 1
 
 
 @pytest.mark.slow
 def test_row_5_of_two_controllers_one_works_and_a_stale_one_is_refused(cloud):
-    desk = Desk(cloud, 20, 0.2)
+    desk = Desk(cloud, 3, 0.1, gate=2)
     first, second = desk.make(), desk.make()
     first.take()
     with pytest.raises(LeaseLostError, match="is controlled by"):
         second.take()
     first.look_and_act()
-    time.sleep(3.2)  # the first one sleeps through the end of its lease
+    desk.ahead += LATER  # the first one sleeps through the end of its lease
     second.take()
     second.look_and_act()
     with pytest.raises(LeaseLostError):
         first.look_and_act()
+    desk.let(3)
     assert second.run().outcome == "succeeded"
     assert len(desk.instances()) == 1
 
 
 @pytest.mark.slow
 def test_row_6_a_spot_notice_moves_the_run_to_another_instance(cloud):
-    desk = Desk(cloud, 30, 0.2).keep_beside()
+    desk = Desk(cloud, 30, 0.02, gate=4).keep_beside()
     desk.wait_line("step 4")
-    cloud.spot_notice(desk.instances()[0], seconds=15)
+    cloud.spot_notice(desk.instances()[0], seconds=120)
+    desk.wait_line("stopped at ")
+    desk.let(30)
     assert desk.join().outcome == "succeeded"
     assert desk.reasons() == ["interrupted", "succeeded"]
     reached = next(line for line in desk.lines if line.startswith("stopped at ")).split()[-1]
@@ -156,33 +180,36 @@ def test_row_6_a_spot_notice_moves_the_run_to_another_instance(cloud):
 
 @pytest.mark.slow
 def test_row_7_after_a_kill_without_notice_the_run_goes_on_from_its_last_commit(cloud):
-    desk = Desk(cloud, 12, 0.25).keep_beside()
-    desk.wait_line("checkpoint 000002 is in the bucket")
+    desk = Desk(cloud, 12, 0.02, gate=3).keep_beside()
+    desk.wait_commit(3)
     cloud.spot_kill(desk.instances()[0])
+    desk.let(12)
     assert desk.join().outcome == "succeeded"
     assert desk.reasons() == ["lost", "succeeded"]
     told = {item["id"]: item["reason"] for item in cloud.instances()}
     assert told[desk.instances()[0]] == "Server.SpotInstanceTermination"
     starts = [int(line.split()[-1]) for line in desk.lines if line.startswith("start at")]
-    assert starts[0] == 0
-    assert starts[1] > 0
+    assert starts[-1] >= 3
 
 
 @pytest.mark.slow
 def test_row_8_a_rebalance_recommendation_brings_a_checkpoint(cloud):
-    desk = Desk(cloud, 8, 0.4, "rare", work={"checkpoint_signal": "SIGUSR1"}).keep_beside()
+    desk = Desk(cloud, 3, 0.1, "rare", gate=1, work={"checkpoint_signal": "SIGUSR1"}).keep_beside()
     desk.wait_line("step 1")
     cloud.rebalance(desk.instances()[0])
-    desk.wait_line("checkpoint 000")
+    desk.wait_commit(1)
+    desk.let(3)
     assert desk.join().outcome == "succeeded"
     assert desk.reasons() == ["succeeded"]
 
 
 @pytest.mark.slow
 def test_row_9_a_hanging_kernel_is_found_by_its_silence(cloud):
-    desk = Desk(cloud, 25, 0.2).keep_beside()
-    desk.wait_line("checkpoint 000002 is in the bucket")
+    desk = Desk(cloud, 5, 0.02, gate=2).keep_beside()
+    desk.wait_commit(2)
     cloud.freeze(desk.instances()[0])
+    desk.let(5)
+    desk.silence_is_noticed()
     assert desk.join().outcome == "succeeded"
     assert desk.reasons() == ["lost", "succeeded"]
     assert cloud.calls("TerminateInstances", instance_id=desk.instances()[0])
@@ -216,23 +243,22 @@ def test_row_11_a_failing_stage_is_not_repeated(cloud):
 
 @pytest.mark.slow
 def test_row_12_a_stage_that_hangs_and_daemonises_is_ended_at_its_deadline(cloud):
-    desk = Desk(cloud, 2, 0.1, "hang", stopping={"runtime_seconds": 2.0, "grace_seconds": 0.5})
+    desk = Desk(cloud, 2, 0.1, "hang", stopping={"runtime_seconds": 1.0, "grace_seconds": 0.5})
     assert desk.keep().outcome == "timed_out"
     assert desk.store.read_json("attempt-1/node-0/exit.json")["rc"] == 137
 
 
 @pytest.mark.slow
-def test_row_13_memory_and_disk_have_reasons_of_their_own(cloud, tmp_path, monkeypatch):
-    desk = Desk(cloud, 100, 0.1).keep_beside()
+def test_row_13_memory_and_disk_have_reasons_of_their_own(cloud):
+    desk = Desk(cloud, 3, 0.02, gate=2).keep_beside()
     desk.wait_line("step 2")
     cloud.out_of_memory(desk.instances()[0], "toy_stage.py")
     assert desk.join().outcome == "out_of_memory"
-    with SimulatedCloud(tmp_path / "small", disk_mb=24, pending_seconds=0.1, power_off_seconds=0.5) as small:
-        for name, value in small.environment.items():
-            monkeypatch.setenv(name, value)
-        full = Desk(small, 3, 0.1, "full", work={"reserve_mb": 4})
-        assert full.keep().outcome == "disk_full"
-        assert small.alive() == []
+    cloud.behave(disk_mb=24)
+    try:
+        assert Desk(cloud, 3, 0.1, "full", work={"reserve_mb": 4}).keep().outcome == "disk_full"
+    finally:
+        cloud.behave(disk_mb=0)
 
 
 @pytest.mark.slow
@@ -241,21 +267,23 @@ def test_row_14_a_storage_that_refuses_for_a_while_loses_nothing(cloud):
     number = cloud.fault(
         Rule(
             service="s3", operation="PutObject", match={"key": f"{desk.spec.prefix}/*result.json", "caller": "ASIA*"},
-            error="SlowDown", status=503, count=7,
+            error="SlowDown", status=503, count=4,
         )
     )  # fmt: skip
     assert desk.keep().outcome == "succeeded"
-    assert (cloud.hits(number), desk.results_written()) == (7, 1)
+    assert (cloud.hits(number), desk.results_written()) == (4, 1)
 
 
 @pytest.mark.slow
 def test_row_15_what_was_torn_is_not_resumed_from(cloud):
-    desk = Desk(cloud, 16, 0.3, stopping={"pending_seconds": 60.0}).keep_beside()
-    desk.wait_line("checkpoint 000004 is in the bucket")
+    desk = Desk(cloud, 16, 0.02, gate=1).keep_beside()
+    for step in (1, 2):
+        desk.let(step)
+        desk.wait_commit(step)
     for zone in "abc":  # nothing starts while we spoil what is there
         cloud.fault(ice(f"us-east-1{zone}"))
     cloud.spot_kill(desk.instances()[0])
-    cloud.wait(lambda: not desk.alive(), 10, "its end")
+    desk.until(lambda: not desk.alive(), "its end")
     commits = sorted(key for key in desk.store.keys("ckpt/") if key.endswith("COMMIT"))
     newest = desk.store.read_json(commits[-1])
     spoilt = next(facts["key"] for name, facts in newest["files"].items() if name.endswith("state.json"))
@@ -263,6 +291,8 @@ def test_row_15_what_was_torn_is_not_resumed_from(cloud):
     desk.store.write(spoilt, whole[: len(whole) // 2])
     desk.store.write("ckpt/000099/checkpoint-000015/state.json", b'{"step": 15, "sum": 0}')  # its COMMIT never came
     cloud.clear()
+    desk.let(16)
+    desk.pauses_pass(desk.alive)
     assert desk.join().outcome == "succeeded"
     assert result(desk) == {"sum": 136}
     assert any(f"checkpoint {commits[-1].split('/')[1]} is damaged" in line for line in desk.lines)
@@ -271,11 +301,12 @@ def test_row_15_what_was_torn_is_not_resumed_from(cloud):
 
 @pytest.mark.slow
 def test_row_17_a_termination_that_is_refused_is_asked_for_until_it_works(cloud):
-    desk = Desk(cloud, 200, 0.2).keep_beside()
+    desk = Desk(cloud, 3, 0.02, gate=2).keep_beside()
     number = cloud.fault(Rule(operation="TerminateInstances", error="RequestLimitExceeded", status=503, count=3))
     desk.wait_line("step 2")
     cloud.freeze(desk.instances()[0])
     desk.store.write_json("cancel", {})
+    desk.silence_is_noticed()
     state = desk.join()
     assert cloud.hits(number) == 3
     assert state.outcome == "cancelled"
@@ -284,18 +315,18 @@ def test_row_17_a_termination_that_is_refused_is_asked_for_until_it_works(cloud)
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["at once", "while launching", "while booting", "while running"])
 def test_row_19_a_cancelled_run_leaves_nothing_but_its_checkpoint(cloud, moment):
-    desk = Desk(cloud, 100, 0.2)
+    desk = Desk(cloud, 3, 0.02, gate=2)
     if moment == "at once":
         desk.store.write_json("cancel", {})
     if moment == "while launching":
         cloud.fault(Rule(operation="RunInstances", effect="lose_response", count=4))
     desk.keep_beside()
     if moment == "while launching":
-        cloud.wait(lambda: len(desk.launches()) >= 2, 10, "two calls")
+        desk.until(lambda: len(desk.launches()) >= 2, "two calls")
     if moment == "while booting":
-        cloud.wait(desk.alive, 10, "an instance")
+        desk.until(desk.alive, "an instance")
     if moment == "while running":
-        desk.wait_line("checkpoint 000002 is in the bucket")
+        desk.wait_commit(2)
     desk.store.write_json("cancel", {})
     assert desk.join().outcome == "cancelled"
     assert desk.alive() == []
@@ -310,7 +341,7 @@ def test_row_20_budget_and_credentials(cloud):
     poor = Desk(cloud, 2, 0.1, budget_usd=0.01)
     assert (poor.keep().outcome, poor.launches()) == ("budget", [])
 
-    desk = Desk(cloud, 20, 0.2)
+    desk = Desk(cloud, 3, 0.1, gate=2)
     first = desk.make()
     first.take()
     while not first.state.beat_seq:
@@ -319,8 +350,10 @@ def test_row_20_budget_and_credentials(cloud):
     with pytest.raises(AwsError, match="log in again"):
         first.look_and_act()
     cloud.clear(number)
+    desk.let(3)
+    desk.ahead += LATER
     second = desk.make()
-    second.take(wait_seconds=10)
+    second.take()
     assert second.run().outcome == "succeeded"
     assert len(desk.instances()) == 1
 
@@ -336,42 +369,45 @@ def test_a_missing_permission_stops_before_anything_is_launched(cloud):
 
 @pytest.mark.slow
 def test_the_reaper_ends_what_is_past_its_deadline_and_nothing_else(cloud):
-    late = Desk(cloud, 1000, 0.2, stopping={"hard_cap_seconds": 40.0})
-    fine = Desk(cloud, 1000, 0.2)
+    late = Desk(cloud, 3, 0.1, gate=2, stopping={"hard_cap_seconds": 300.0})
+    fine = Desk(cloud, 3, 0.1, gate=2)
     for desk in (late, fine):
         controller = desk.make()
         controller.take()
         while controller.state.phase != "watching":
             controller.look_and_act()  # and then the controller dies
-        cloud.wait(lambda desk=desk: desk.alive()[0]["state"] == "running", 10, "a running instance")
-        if desk is late:
-            cloud.freeze(desk.instances()[0])  # its own timers do not go off
-    clients = Clients()
-    assert reap(clients, cloud.bucket, "us-east-1", ["us-east-1"]) == []
+    desk.until(lambda: late.alive()[0]["state"] == "running", "a running instance")
+    cloud.freeze(late.instances()[0])  # its own timers do not go off
     deadline = float(late.alive()[0]["tags"]["longfuse:deadline"])
-    time.sleep(max(0.0, deadline - time.time()) + 1.0)
-    reaped = reap(clients, cloud.bucket, "us-east-1", ["us-east-1"])
-    assert [item.instance_id for item in reaped] == late.instances()
+
+    def reaped(now):
+        return [item.instance_id for item in reap(fine.clients, cloud.bucket, "us-east-1", ["us-east-1"], now=now)]
+
+    assert reaped(deadline - 1.0) == []
+    assert reaped(deadline + 1.0) == late.instances()
     fine.store.write_json("cancel", {})
+    fine.ahead += LATER
     keeper = fine.make()
-    keeper.take(wait_seconds=5)
+    keeper.take()
     assert keeper.run().outcome == "cancelled"
-    cloud.wait(lambda: not late.alive(), 10, "its end")
+    late.until(lambda: not late.alive(), "its end")
 
 
 @pytest.mark.slow
 def test_a_controller_that_is_killed_for_real_is_replaced(cloud):
-    desk = Desk(cloud, 15, 0.3)
+    desk = Desk(cloud, 3, 0.1, gate=2)
     script = (
         "import sys; from infra.ec2.aws import Clients; from infra.ec2.store import RunStore; "
         "from infra.ec2.controller import Controller; c = Clients(); "
         f"s = RunStore(c, {cloud.bucket!r}, 'us-east-1', {desk.run_id!r}); Controller(c, s, s.spec()).run()"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
-    cloud.wait(lambda: any("/log/" in key for key in desk.store.keys("attempt-1/")), 40, "a log")
+    desk.until(lambda: any("/log/" in key for key in desk.store.keys("attempt-1/")), "a log")
     process.kill()
     process.wait()
-    controller: Controller = desk.make()
-    controller.take(wait_seconds=10)
+    desk.let(3)
+    desk.ahead += LATER
+    controller = desk.make()
+    controller.take()
     assert controller.run().outcome == "succeeded"
     assert len(desk.instances()) == 1

@@ -51,7 +51,7 @@ def committed_steps(job: Ec2Job) -> int:
 def run_on_instances(tree: Path, cloud: SimulatedCloud, lines: list[str]) -> Ec2Job:
     """The stage by the runner of the flow; taken away after its first update without notice, after its second with one."""
     runner = Ec2Runner(
-        account_of(load_resources().account),
+        account_of(load_resources().account).model_copy(update={"wheelhouse": False}),  # the environment is prebuilt
         lambda stage: load_resources().request("plumbing", stage),
         lambda stage: stage_facts(tree, load_params(tree / "params.yaml"), stage),
         rhythm=RHYTHM,

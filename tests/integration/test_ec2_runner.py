@@ -23,8 +23,10 @@ from infra.jobs import JobSpec, Outcome
 from infra.local import LocalRunner
 from infra.settings import child_environment, load_settings
 from tests.diamond_project import make_project, set_params, value_of
+from tests.infra.sim.lab import client
 
-RHYTHM = Rhythm(poll_seconds=0.5, heartbeat_seconds=0.5, log_seconds=0.5, checkpoint_seconds=0.5, lease_seconds=5.0)
+RHYTHM = Rhythm(poll_seconds=0.3, heartbeat_seconds=0.5, log_seconds=0.3, checkpoint_seconds=0.5)
+PATIENCE_SECONDS = 240.0
 ASKED = Request(accelerator="cpu", budget_usd=5.0, runtime_hours=0.2, disk_gb=20)
 
 
@@ -42,7 +44,9 @@ class Project:
         self.lines = []
         self.metrics = []
         there = Ec2Runner(
-            account_of(load_resources().account),
+            account_of(load_resources().account).model_copy(
+                update={"wheelhouse": False}
+            ),  # the environment is prebuilt
             lambda _stage: ASKED,
             lambda stage: stage_facts(root, read_yaml(root / "params.yaml"), stage),
             lambda _stage, _facts, data: self.metrics.append(data),
@@ -94,18 +98,23 @@ def test_a_stage_that_fails_on_ec2_is_told_as_one_that_fails_here(desk, tmp_path
 
 @pytest.mark.slow
 def test_the_commands_on_runs_tell_and_end_them(desk, tmp_path):
-    project = Project(make_project(tmp_path / "p", a={"seconds": 90.0}), {"a"})
+    project = Project(make_project(tmp_path / "p", a={"seconds": 900.0}), {"a"})
     environment = child_environment(load_settings(project.root), stage="a")
     job = project.runner.submit(JobSpec(stage="a", root=project.root, environment=environment))
     run_id = job[1].run.run_id
-    desk.wait(lambda: any("hello from a" in line for line in jobs.job_logs(run_id, follow=False)), 60, "the first line")
+    client(desk, "s3").put_object(Bucket=desk.bucket, Key="runs/no-run/probe", Body=b"what is no run is not listed")
+    desk.wait(
+        lambda: any("hello from a" in line for line in jobs.job_logs(run_id, follow=False)),
+        PATIENCE_SECONDS,
+        "the first line",
+    )
     shown = "\n".join(jobs.show_job(run_id))
     assert "instance    i-" in shown
     assert "heartbeat" in shown
     assert any(run_id in line and "watching" in line for line in jobs.list_jobs())
     assert "is controlled by" in jobs.cancel_job(run_id)[0]
-    desk.wait(lambda: not desk.alive(), 60, "the end")
-    job[1].ended.wait(30)
+    assert job[1].ended.wait(PATIENCE_SECONDS)
+    assert desk.alive() == []
     assert any(run_id in line and "cancelled" in line for line in jobs.list_jobs())
     assert "USD" in jobs.job_costs()[-1]
     assert jobs.reap_instances(dry_run=True) == ["nothing to reap"]

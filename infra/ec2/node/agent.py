@@ -29,6 +29,7 @@ from .reporting import Orders, Periodic, Progress
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+FIRST_LINES = 5  # of the stage: they leave at once
 LAST_SECONDS = 20.0  # before the hard cap, for reporting
 LONGEST_PUSH_PAUSE_SECONDS = 30.0
 
@@ -63,13 +64,14 @@ class Agent:
         self.metrics = FileChunks(self.bucket, f"{self.place}/metrics", state / boot.metrics_file)
         self.oom = OomWatch()
         self.reserve: Reserve | None = None
+        self.shipping = Periodic("log", boot.log_seconds, self.ship)
 
     # --- the order of things
 
     def run(self) -> int:
         """Do all of it. Returns 0 if exit.json tells of success."""
         beat = Periodic("heartbeat", self.boot.heartbeat_seconds, self.beat)
-        ship = Periodic("log", self.boot.log_seconds, self.ship)
+        ship = self.shipping
         watch = Periodic("metadata", self.boot.metadata_seconds, self.watch_metadata)
         for thread in (beat, ship, watch):
             thread.start()
@@ -127,6 +129,10 @@ class Agent:
         if (number := self.checkpoints.restore()) is not None:
             logger.info("resuming from checkpoint %06d", number)
             self.metrics.skip(int(self.checkpoints.notes.get("metric_bytes", 0)))
+        for name, text in self.boot.files.items():
+            path = self.tree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         for words in self.boot.setup:
             run(words, self.tree, environment)
         return environment
@@ -215,8 +221,10 @@ class Agent:
         logger.info("phase %s", phase)
 
     def take_line(self, line: str) -> None:
-        """A line of the stage's."""
+        """A line of the stage's. Somebody waits for the first ones."""
         self.lines.add(self.redact(line))
+        if self.command is not None and self.command.lines <= FIRST_LINES:
+            self.shipping.nudge()
 
     def beat(self) -> None:
         """Say that we live; hear what the controller wants; keep the dead-man timer off while there is progress."""

@@ -51,7 +51,8 @@ class Boot:
     metrics_file: str = "metrics.spool.jsonl"  # inside the state folder
     push: list[str] | None = None  # uploads outputs after success; repeated until it is through
     result_files: list[str] = field(default_factory=list)  # small text files that go into result.json
-    setup: list[list[str]] = field(default_factory=list)  # commands before the stage, for example a dvc remote
+    files: dict[str, str] = field(default_factory=dict)  # path below the code -> text, written before the stage
+    setup: list[list[str]] = field(default_factory=list)  # commands before the stage, for example a download
     gpus: int = 0
     free_disk_gb: float = 0.0
     max_clock_skew_seconds: float = 60.0

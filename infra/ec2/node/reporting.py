@@ -14,21 +14,27 @@ logger = logging.getLogger(__name__)
 
 
 class Periodic:
-    """Calls `action` every so many seconds until `stop`; what it raises is logged, and it goes on."""
+    """Calls `action` every so many seconds, and when nudged, until `stop`; what it raises is logged, and it goes on."""
 
     def __init__(self, name: str, seconds: float, action: Callable[[], None]) -> None:
         self._name = name
         self._seconds = seconds
         self._action = action
-        self._ended = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def nudge(self) -> None:
+        """Call it now, not when its time comes."""
+        self._wake.set()
+
     def stop(self, wait_seconds: float = 5.0) -> None:
         """No more calls; one under way may take a moment."""
-        self._ended.set()
+        self._ended = True
+        self._wake.set()
         self._thread.join(wait_seconds)
 
     def _loop(self) -> None:
@@ -37,7 +43,9 @@ class Periodic:
                 self._action()
             except Exception as error:  # storage, network, parsing: the next call may go through  # noqa: BLE001
                 logger.warning("%s: %s: %s", self._name, type(error).__name__, error)
-            if self._ended.wait(self._seconds):
+            self._wake.wait(self._seconds)
+            self._wake.clear()
+            if self._ended:
                 return
 
 

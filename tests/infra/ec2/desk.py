@@ -1,7 +1,9 @@
 """Runs of the toy stage under the real controller, with periods and limits that fit into seconds."""
 
+import functools
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -14,17 +16,26 @@ from infra.sim.account import IMAGE_PARAMETERS, NODE_PROFILE
 TOY = Path(__file__).parents[1] / "sim" / "toy_stage.py"
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 RHYTHM = Rhythm(
-    poll_seconds=0.5,
-    heartbeat_seconds=0.5,
-    log_seconds=0.5,
+    poll_seconds=0.2,
+    heartbeat_seconds=0.3,
+    log_seconds=0.3,
     metadata_seconds=0.2,
-    checkpoint_seconds=0.3,
-    lease_seconds=3.0,
+    checkpoint_seconds=0.2,
+    retry_seconds=0.05,
+    lease_seconds=30.0,
 )
+# Far beyond what a busy machine makes of a second; a test that wants them to pass moves the controller's clock.
 STOPPING = Stopping(
-    pending_seconds=4.0, runtime_seconds=120.0, hard_cap_seconds=240.0, ttl_minutes=60, grace_seconds=3.0,
-    boot_seconds=40.0, silence_seconds=6.0, max_attempts=8,
+    pending_seconds=60.0, runtime_seconds=240.0, hard_cap_seconds=400.0, ttl_minutes=240, grace_seconds=10.0,
+    boot_seconds=150.0, silence_seconds=60.0, max_attempts=8,
 )  # fmt: skip
+PATIENCE_SECONDS = 120.0
+
+
+@functools.lru_cache(maxsize=4)
+def clients_of(_endpoint):
+    """Making clients takes longer than most calls. The cloud's variables are in the environment by now."""
+    return Clients()
 
 
 def candidates(zones=ZONES, market="spot"):
@@ -35,12 +46,21 @@ def candidates(zones=ZONES, market="spot"):
 
 
 class Desk:
-    """One run: `keep` brings it to its end in this process. The cloud's variables must be in the environment."""
+    """One run: `keep` brings it to its end in this process. The cloud's variables must be in the environment.
 
-    def __init__(self, cloud, *toy, work=None, stopping=None, rhythm=RHYTHM, clients=None, **changes):
+    gate: the last step that the toy may do until `let` allows more. The controllers' clocks are `ahead` by so many seconds.
+    """
+
+    def __init__(self, cloud, *toy, gate=None, work=None, stopping=None, rhythm=RHYTHM, clients=None, **changes):
         self.cloud = cloud
         self.run_id = f"toy-{uuid.uuid4().hex[:8]}"
-        self.clients = clients or Clients()
+        self.clients = clients or clients_of(cloud.endpoint)
+        self.ahead = 0.0
+        self.gate = cloud.folder / f"{self.run_id}.gate"
+        held = {}
+        if gate is not None:
+            self.let(gate)
+            held = {"environment": {"TOY_GATE": str(self.gate)}}
         limits = STOPPING.model_copy(update=stopping or {})
         words = [sys.executable, str(TOY), "state", "out/result.json", *map(str, toy)]
         values = {
@@ -59,6 +79,7 @@ class Desk:
                 "state_folder": "state",
                 "result_files": ["out/result.json"],
                 "reserve_mb": 1,
+                **held,
                 **(work or {}),
             },
         }
@@ -71,8 +92,45 @@ class Desk:
         self.thread = None
 
     def make(self):
+        store = RunStore(self.clients, self.cloud.bucket, "us-east-1", self.run_id, lambda: time.time() + self.ahead)
         follower = Follower(on_line=self.lines.append, on_metrics=self.steps.append)
-        return Controller(self.clients, self.store, self.spec, follower)
+        return Controller(self.clients, store, self.spec, follower)
+
+    def let(self, step):
+        """The toy may go on up to this step."""
+        partial = self.gate.with_suffix(".partial")
+        partial.write_text(str(step))
+        partial.rename(self.gate)
+
+    def time_passes(self, seconds, until):
+        """So many seconds at once, again and again, until something has come of it."""
+
+        def look():
+            if until():
+                return True
+            self.ahead += seconds
+            time.sleep(0.3)
+            return False
+
+        self.cloud.wait(look, PATIENCE_SECONDS, "what was to happen in time")
+
+    def pauses_pass(self, until):
+        """Each pause between two rounds of the search for capacity, once the controller is in it."""
+
+        def look():
+            left = self.controller.state.launch_after - time.time() - self.ahead if self.controller else 0.0
+            self.ahead += max(0.0, left)
+            return until()
+
+        self.cloud.wait(look, PATIENCE_SECONDS, "what was to happen after a pause")
+
+    def silence_is_noticed(self):
+        """The controller hears nothing of a frozen instance for longer than it waits."""
+        attempt = self.controller.state.attempt
+        self.time_passes(
+            self.spec.stopping.silence_seconds + 1.0,
+            lambda: self.controller.state.phase != "watching" or self.controller.state.attempt > attempt,
+        )
 
     def keep(self):
         self.controller = self.make()
@@ -80,20 +138,42 @@ class Desk:
 
     def keep_beside(self):
         """In a thread; `join` gives the state."""
-        self.thread = threading.Thread(target=self._keep)
+        self.thread = threading.Thread(target=self._keep, daemon=True)
         self.thread.start()
         return self
 
     def _keep(self):
         self.state = self.keep()
 
-    def join(self, seconds=60):
+    def join(self, seconds=2 * PATIENCE_SECONDS):
         self.thread.join(seconds)
         assert not self.thread.is_alive(), self.controller.state
         return self.state
 
-    def wait_line(self, text, seconds=40):
-        self.cloud.wait(lambda: any(text in line for line in self.lines), seconds, f"{text!r} in the log")
+    def wait_line(self, text, seconds=PATIENCE_SECONDS):
+        """A line of the log. What the run came to instead is in the message."""
+
+        def look():
+            ended = self.thread is not None and not self.thread.is_alive()
+            found = any(text in line for line in list(self.lines))
+            assert found or not ended, f"the run ended without {text!r} in its log: {self.controller.state}"
+            return found
+
+        self.cloud.wait(look, seconds, f"{text!r} in the log")
+
+    def wait_commit(self, step):
+        """A checkpoint in the bucket that holds this step."""
+        name = f"checkpoint-{step:06d}/state.json"
+
+        def look():
+            commits = sorted(key for key in self.store.keys("ckpt/") if key.endswith("COMMIT"))
+            return commits and name in (self.store.read_json(commits[-1]) or {"files": {}})["files"]
+
+        self.cloud.wait(look, PATIENCE_SECONDS, f"step {step} in a checkpoint")
+
+    def until(self, condition, what):
+        """Wait for an event."""
+        return self.cloud.wait(condition, PATIENCE_SECONDS, what)
 
     def instances(self):
         """In the order of their launch."""
@@ -105,8 +185,11 @@ class Desk:
 
     def launches(self):
         """(zone, status, error) of every RunInstances of the run, in order."""
-        mine = [call for call in self.cloud.calls("RunInstances") if self.run_id in call["params"].values()]
-        return [(call["az"], call["status"], call["error"]) for call in mine]
+        return [(call["az"], call["status"], call["error"]) for call in self.run_instances()]
+
+    def run_instances(self):
+        """The journal of those."""
+        return [call for call in self.cloud.calls("RunInstances") if self.run_id in call["params"].values()]
 
     def results_written(self):
         key = f"{self.spec.prefix}/result.json"

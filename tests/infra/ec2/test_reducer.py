@@ -121,6 +121,19 @@ def test_an_instance_that_ends_before_its_agent_reports_is_a_failure_of_the_set_
     assert step(SPEC, lost, Seen(now=6, taken=True))[0].equal_failures == 0
 
 
+def test_an_attempt_that_was_heard_of_is_not_launched_again_though_nothing_of_it_is_listed():
+    state, _ = step(SPEC, State(), Seen(now=2))
+    state, actions = step(SPEC, state, Seen(now=60, launched=(), ran=True))
+    assert (state.phase, actions) == ("watching", [])
+    done, _ = step(SPEC, state, Seen(now=61, result=True))
+    done, actions = step(SPEC, done, Seen(now=62, result=True))
+    assert (done.outcome, kinds(actions), done.attempt) == ("succeeded", ["close"], 1)
+    assert done.spent_usd == pytest.approx(3.0 * 60 / 3600)  # it may have lived since the search began
+    lost, _ = step(SPEC, state, Seen(now=61))
+    lost, _ = step(SPEC, lost, Seen(now=62))
+    assert (lost.phase, lost.attempt, lost.reserved_usd) == ("planned", 1, 0.0)
+
+
 def test_nothing_is_launched_that_the_budget_does_not_bear():
     poor = run_spec(budget_usd=2.9)
     state, actions = step(poor, State(), Seen(now=0))
@@ -142,7 +155,7 @@ class World(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.state, self.now, self.alive, self.made = State(), 0.0, {}, 0
-        self.intents, self.pending, self.launched = {}, [], None
+        self.intents, self.pending, self.launched, self.ran = {}, [], None, False
         self.exit, self.result, self.cancel, self.seq, self.closed = None, False, False, 0, 0
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 100.0, 1000.0]))
@@ -155,6 +168,7 @@ class World(RuleBasedStateMachine):
             now=self.now,
             alive=tuple(self.alive),
             launched=self.launched,
+            ran=self.ran,
             taken=taken,
             beat_seq=self.seq,
             exit=self.exit if watching else None,
@@ -163,7 +177,7 @@ class World(RuleBasedStateMachine):
         )
         before = self.state
         self.state, self.pending = step(SPEC, before, seen)
-        self.launched = None
+        self.launched, self.ran = None, False
         if self.state.attempt != before.attempt:
             self.exit, self.seq = None, 0
         if self.state.phase == "closed" and before.phase != "closed":
@@ -173,8 +187,8 @@ class World(RuleBasedStateMachine):
             assert not self.result or self.state.outcome == "succeeded"
 
     @precondition(lambda self: self.pending)
-    @rule(capacity=st.booleans(), answered=st.booleans())
-    def act(self, capacity, answered):
+    @rule(capacity=st.booleans(), answered=st.booleans(), listed=st.booleans())
+    def act(self, capacity, answered, listed):
         for action in self.pending:
             if action.kind == "launch":
                 intent = (action.values["attempt"], action.values["intent"])
@@ -186,6 +200,8 @@ class World(RuleBasedStateMachine):
                         self.alive[f"i-{self.made}"] = intent[0]
                 if answered:
                     self.launched = self.intents[intent]
+                    if not listed and self.launched and self.launched[0] not in self.alive:
+                        self.launched, self.ran = (), True  # it has ended, and is not even listed any more
             elif action.kind == "terminate" and answered:
                 for name in action.values["instances"]:
                     self.alive.pop(name, None)
@@ -193,7 +209,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def controller_dies(self):
-        self.pending, self.launched = [], None
+        self.pending, self.launched, self.ran = [], None, False
         self.state = State.of_json(self.state.as_json())
 
     @precondition(lambda self: self.alive)
@@ -229,6 +245,12 @@ class World(RuleBasedStateMachine):
     def the_budget_holds(self):
         if hasattr(self, "state"):
             assert self.state.spent_usd + self.state.reserved_usd <= SPEC.budget_usd + 1e-9
+
+    @invariant()
+    def an_attempt_has_one_instance(self):
+        if hasattr(self, "intents"):
+            attempts = [attempt for (attempt, _), names in self.intents.items() if names]
+            assert len(attempts) == len(set(attempts))
 
     @invariant()
     def it_is_closed_once(self):

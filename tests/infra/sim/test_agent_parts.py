@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import uuid
 import zipfile
@@ -22,7 +23,7 @@ from infra.ec2.node.failure import OomWatch, Reserve, disk_is_full
 from infra.ec2.node.prepare import environment_programs
 from infra.ec2.node.process import Command
 from infra.ec2.node.redact import Redactor
-from infra.ec2.node.reporting import Orders
+from infra.ec2.node.reporting import Orders, Periodic
 from infra.ec2.node.user_data import render_user_data
 from infra.sim.faults import Rule
 
@@ -277,3 +278,15 @@ def test_memory_kills_are_counted_from_now_on_and_a_full_disk_is_recognised(tmp_
     assert not disk_is_full(tmp_path, ["all is well"])
     Reserve(tmp_path, 1 << 16)
     assert (tmp_path / "reserve").stat().st_size == 1 << 16
+
+
+def test_what_is_done_now_and_then_is_done_at_once_when_nudged_and_ends_when_told():
+    calls = threading.Semaphore(0)
+    periodic = Periodic("test", 3600.0, calls.release)
+    periodic.start()
+    assert calls.acquire(timeout=60)
+    periodic.nudge()
+    assert calls.acquire(timeout=60)
+    periodic.stop(wait_seconds=60)
+    assert not periodic._thread.is_alive()
+    assert not calls.acquire(blocking=False)
