@@ -34,11 +34,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m "slow and not gpu" $(addprefix --ignore=,$(EC2_TESTS))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist worksteal $(filter-out %/test_ec2_plumbing.py,$(EC2_TESTS))
 
-# Simulated instances alone: the failure matrix, the soak, the commands, and a training stage that is taken away twice.
+# The failure matrix, the soak and a training stage on simulated instances: half an hour, and times matter, so nothing else should run.
 test-ec2: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist worksteal $(EC2_TESTS)
+	$(BIN)/python -m pytest -q -m slow $(EC2_TESTS)
 
 # The vLLM engine, for real, on CPU. vLLM and Prefect want different versions of FastAPI, so it has an environment of its own.
 test-vllm: $(VLLM_VENV)/.complete
