@@ -54,11 +54,14 @@ class AskRequest:
 
 def ask(request: AskRequest) -> int:
     """Answer; the exit code. UserError for flags, models and documents that cannot be used."""
+    from flows.remote_access import hand_over_remote_engine
     from flows.stage import prepare_torch
     from stages.engines.build import build_engine
 
     if not request.question.strip():
         raise ConfigError('the question is empty: longfuse ask --document FILE "QUESTION".')
+    if any("\ud800" <= letter <= "\udfff" for letter in request.question):
+        raise ConfigError("the question is not valid UTF-8: type it in a UTF-8 terminal, or set LC_ALL=C.UTF-8.")
     path = request.model or DEFAULT_MODEL
     if request.model is None and not path.exists():
         raise ConfigError(
@@ -70,6 +73,7 @@ def ask(request: AskRequest) -> int:
         prepare_torch(request.threads)
         window = min(request.window or folder.window_tokens, folder.window_tokens)
         config = train_config(request.engine, request.dtype, request.threads)
+        hand_over_remote_engine()
         engine = build_engine(folder.path, config, max_model_tokens=window)
         try:
             result = (

@@ -15,12 +15,11 @@ from flows.eval_inputs import (
     train_config,
 )
 from flows.eval_request import EvalRequest
-from infra.settings import environment_values
+from flows.remote_access import hand_over_remote_engine
 from stages.common.chat_client import OpenAIChat
 from stages.common.config import EndpointConfig
 from stages.common.errors import ConfigError
 from stages.common.storage import md5_of_file
-from stages.engines.access import KEY_VARIABLE, URL_VARIABLE, RemoteAccess, set_remote_engine
 
 if TYPE_CHECKING:
     from stages.evaluation.asking import OpenEngine
@@ -101,9 +100,7 @@ def _folder_subject(request: EvalRequest, folder: ModelFolder) -> Subject:
     from stages.evaluation.asking import closing
 
     config = train_config(request.engine, request.dtype, request.threads)
-    if request.engine == "remote":
-        found = environment_values({URL_VARIABLE, KEY_VARIABLE})
-        set_remote_engine(RemoteAccess(found[URL_VARIABLE], found.get(KEY_VARIABLE)) if URL_VARIABLE in found else None)
+    hand_over_remote_engine()
     window = min(request.window or folder.window_tokens, folder.window_tokens)
     tokenizer = ChatTokenizer(folder.path)
     return Subject(

@@ -186,15 +186,10 @@ def _engine(request: ServeRequest, model_dir: Path, window: int) -> tuple[Rollou
             model_dir, compute_dtype=config.compute_dtype, max_model_tokens=window, batch_groups=True
         )
         return engine, "tokens"
-    from stages.engines.access import KEY_VARIABLE as ENGINE_KEY_VARIABLE
-    from stages.engines.access import URL_VARIABLE, RemoteAccess, set_remote_engine
+    from flows.remote_access import hand_over_remote_engine
     from stages.engines.build import build_engine
 
-    if request.engine == "remote":
-        found = environment_values({URL_VARIABLE, ENGINE_KEY_VARIABLE})
-        set_remote_engine(
-            RemoteAccess(found[URL_VARIABLE], found.get(ENGINE_KEY_VARIABLE)) if URL_VARIABLE in found else None
-        )
+    hand_over_remote_engine()
     return build_engine(model_dir, config, max_model_tokens=window), "pieces"
 
 

@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from flows.model_options import (
+    ChunkTokens,
+    Dtype,
+    EngineKind,
+    MemoryTokens,
+    Model,
+    Threads,
+    TraceMLflow,
+    TrackingURI,
+    Window,
+)
+
 
 def serve(
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", metavar="DIR", help="Model folder, or a stage's data folder (default: outputs/rl/stage4/data)."
-        ),
-    ] = None,
+    model: Model = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The model's name for clients (default: its folder's).")
     ] = None,
@@ -35,16 +42,9 @@ def serve(
     max_answer_tokens: Annotated[
         int | None, typer.Option("--max-answer-tokens", min=1, help="Bound of max_tokens (default: half the window).")
     ] = None,
-    window: Annotated[
-        int | None, typer.Option("--window", min=256, help="Tokens that the model takes (default: its own).")
-    ] = None,
-    chunk_tokens: Annotated[
-        int | None,
-        typer.Option("--chunk-tokens", min=16, help="Document tokens read at a time (default: by the window)."),
-    ] = None,
-    memory_tokens: Annotated[
-        int | None, typer.Option("--memory-tokens", min=8, help="Cap on the memory (default: by the window).")
-    ] = None,
+    window: Window = None,
+    chunk_tokens: ChunkTokens = None,
+    memory_tokens: MemoryTokens = None,
     answer_tokens: Annotated[
         int | None, typer.Option("--answer-tokens", min=1, help="max_tokens of requests that name none.")
     ] = None,
@@ -55,16 +55,11 @@ def serve(
     grace_seconds: Annotated[
         int, typer.Option("--grace-seconds", min=0, help="For answers under way when the server is stopped.")
     ] = 10,
-    trace_mlflow: Annotated[
-        bool, typer.Option("--trace-mlflow", help="Record every question's turns in MLflow's Traces.")
-    ] = False,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option("--tracking-uri", metavar="URI", help="Where, with --trace-mlflow (default: as the pipeline's)."),
-    ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="transformers, vllm or remote.")] = "transformers",
-    dtype: Annotated[str, typer.Option("--dtype", help="bfloat16 or float32.")] = "bfloat16",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 2,
+    trace_mlflow: TraceMLflow = False,
+    tracking_uri: TrackingURI = None,
+    engine: EngineKind = "transformers",
+    dtype: Dtype = "bfloat16",
+    threads: Threads = 2,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint; what is longer than the window is read by the memory agent."""
     from flows.serve import ServeRequest

@@ -37,6 +37,7 @@ from flows.processes import (
     started_here,
     under_torchrun,
 )
+from flows.remote_access import hand_over_remote_engine
 from flows.stage_guard import Stopped, dvc_processes, end_on_signals
 from flows.stage_state import (
     RUN_FILE,
@@ -63,7 +64,6 @@ from stages.common.chat_access import endpoints_in, missing_key, set_access
 from stages.common.config import Section
 from stages.common.errors import EnvironmentFailureError, UserError
 from stages.common.storage import write_json
-from stages.engines.access import KEY_VARIABLE, URL_VARIABLE, RemoteAccess, set_remote_engine
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +162,7 @@ def give_access(config: Section, root: Path) -> None:
         if endpoint.api_key_env is not None and endpoint.api_key_env not in keys:
             raise missing_key(endpoint)
     set_access(keys, root / ".state" / "chat")
-    engine = environment_values({URL_VARIABLE, KEY_VARIABLE})
-    set_remote_engine(RemoteAccess(engine[URL_VARIABLE], engine.get(KEY_VARIABLE)) if URL_VARIABLE in engine else None)
+    hand_over_remote_engine()
 
 
 def prepare_process(spec: StageSpec, config: Section) -> None:

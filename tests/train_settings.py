@@ -1,4 +1,4 @@
-"""Parameters of stages under test. TRAIN: float32 on one CPU thread, plain torch, one process. SFT: a short warm-up."""
+"""Parameters of stages under test. TRAIN: float32 on one CPU thread, plain torch, one process. SFT: a short warm-up. RL_SHARED: small groups, AEPO on."""
 
 from __future__ import annotations
 
@@ -44,5 +44,31 @@ SFT: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "checkpoint_every_steps": 1,
     "keep_checkpoints": 1,
+    "max_skipped_steps": 0,
+}
+RL_SHARED: dict[str, Any] = {
+    "group_size": 3,
+    "batch_size": 6,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "std_scope": "task",
+    "denominator": "group",
+    "aepo": {"enabled": True, "entropy_low": 0.1, "entropy_high": 99.0, "entropy_source": "same_batch"},
+    "negative_clipping": {"level": "none", "side": "high", "threshold": 0.0},
+    "overlong": "keep",
+    "overlong_buffer_tokens": 0,
+    "dynamic_sampling": False,
+    "max_refills": 0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "max_row_tokens": 2048,
+    "overlong_prompts": "drop",
+    "checkpoint_every_steps": 1,
+    "keep_checkpoints": 1,
+    "eval_every_steps": 0,
+    "eval_prompts": 1,
     "max_skipped_steps": 0,
 }

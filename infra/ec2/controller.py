@@ -89,7 +89,7 @@ class Controller:
             try:
                 self._lease = self._store.acquire(self._owner, self._spec.rhythm.lease_seconds)
                 break
-            except Exception:
+            except Exception:  # a lease that is held, or a store that refuses for a moment: both pass
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.5)

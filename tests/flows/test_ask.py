@@ -10,7 +10,7 @@ from flows.ask import AskRequest, ask, trace_lines
 from flows.ask_documents import one_text
 from flows.tracing import tracing_settings
 from infra.mlflow_store import open_store
-from stages.common.errors import ConfigError, InputError
+from stages.common.errors import ConfigError, InputError, LongfuseError
 from stages.common.storage import write_model_pointer
 from stages.memory.results import Turn
 from tests.stages.rl.tiny_world import write_model_folder
@@ -112,3 +112,17 @@ def test_the_trace_shows_what_changed_and_no_control_characters():
     lines = trace_lines([turn])
     assert lines[0].startswith("--- section 2: characters 5 to 9, 4 tokens")
     assert lines[1:] == ["memory: red\\x1b[31m", "plan: look"]
+
+
+def test_the_remote_engine_is_the_one_that_the_environment_names(model, document, monkeypatch):
+    monkeypatch.setenv("LONGFUSE_ENGINE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    with pytest.raises(LongfuseError, match=r"127\.0\.0\.1:9"):
+        ask(request_of(model, document, engine="remote"))
+    monkeypatch.delenv("LONGFUSE_ENGINE_URL")
+    with pytest.raises(ConfigError, match="LONGFUSE_ENGINE_URL"):
+        ask(request_of(model, document, engine="remote"))
+
+
+def test_a_question_that_is_no_valid_text_is_refused(model, document):
+    with pytest.raises(ConfigError, match="not valid UTF-8"):
+        ask(request_of(model, document, question="Who is \udcff?"))  # what a shell hands over for the byte 0xff

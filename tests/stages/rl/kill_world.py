@@ -15,33 +15,15 @@ import torch
 from flows.stage_guard import Stopped, end_on_signals
 from stages.rl import memory_stage, stage
 from stages.rl.config import MemoryRLStage, RLStage
-from tests.train_settings import TRAIN
+from tests.train_settings import RL_SHARED, TRAIN
 
-SHARED = {
-    "group_size": 3,
+SHARED = RL_SHARED | {
     "batch_size": 5,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "std_scope": "task",
-    "denominator": "group",
     "aepo": {"enabled": True, "entropy_low": 0.1, "entropy_high": 5.0, "entropy_source": "same_batch"},
-    "negative_clipping": {"level": "none", "side": "high", "threshold": 0.0},
-    "overlong": "keep",
-    "overlong_buffer_tokens": 0,
-    "dynamic_sampling": False,
-    "max_refills": 0,
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.999,
-    "adam_epsilon": 1e-8,
-    "weight_decay": 0.01,
-    "max_grad_norm": 1.0,
-    "max_row_tokens": 2048,
-    "overlong_prompts": "drop",
     "checkpoint_every_steps": 2,
     "keep_checkpoints": 2,
     "eval_every_steps": 2,
     "eval_prompts": 5,
-    "max_skipped_steps": 0,
 }
 STAGE = {
     "max_input_tokens": 400,

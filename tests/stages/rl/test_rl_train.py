@@ -20,33 +20,8 @@ from stages.rl.heldout import HeldOut
 from stages.rl.rollout import FullContextRolloutSource
 from stages.rl.train import Progress, TrainPlan, train
 from tests.stages.rl.tiny_world import make_policy, make_samples, write_inputs, write_model_folder
+from tests.train_settings import RL_SHARED
 
-SHARED = {
-    "group_size": 3,
-    "batch_size": 6,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "std_scope": "task",
-    "denominator": "group",
-    "aepo": {"enabled": True, "entropy_low": 0.1, "entropy_high": 99.0, "entropy_source": "same_batch"},
-    "negative_clipping": {"level": "none", "side": "high", "threshold": 0.0},
-    "overlong": "keep",
-    "overlong_buffer_tokens": 0,
-    "dynamic_sampling": False,
-    "max_refills": 0,
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.999,
-    "adam_epsilon": 1e-8,
-    "weight_decay": 0.01,
-    "max_grad_norm": 1.0,
-    "max_row_tokens": 2048,
-    "overlong_prompts": "drop",
-    "checkpoint_every_steps": 1,
-    "keep_checkpoints": 1,
-    "eval_every_steps": 0,
-    "eval_prompts": 1,
-    "max_skipped_steps": 0,
-}
 KEYS = {
     "reward/mean", "reward/std", "reward/zero_std_frac", "entropy/seq_mean", "entropy/token_mean", "entropy/positive",
     "entropy/negative", "aepo/masking", "aepo/negatives_masked", "aepo/switches", "adv/abs_mean", "adv/positive_frac",
@@ -112,7 +87,7 @@ class Run:
             seed=5,
         )
         self.engine, self.state = engine, state
-        self.shared = RLSharedConfig.model_validate(SHARED | changes)
+        self.shared = RLSharedConfig.model_validate(RL_SHARED | changes)
         self.emitted: dict[int, dict[str, float]] = {}
         self.kill_at: int | None = None
         self.failure: BaseException = Killed()
@@ -322,7 +297,7 @@ def test_previous_batch_entropy_acts_one_step_later(world, tmp_path):
 
 
 def test_overlong_answers_are_masked_in_the_numerator(world, tmp_path):
-    run = Run(*world, tmp_path, overlong="mask", aepo=SHARED["aepo"] | {"enabled": False})
+    run = Run(*world, tmp_path, overlong="mask", aepo=RL_SHARED["aepo"] | {"enabled": False})
     run.train(1)
     values = run.emitted[0]
     assert values["len/truncated_frac"] == 1  # a random model does not stop within 6 tokens
