@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -109,8 +110,7 @@ class Server:
         moves = 0
         while True:
             if not self.is_alive():
-                # Between our look at the port and the server's bind another tree's server may have taken it.
-                if moves < MAX_MOVES and "address already in use" in _log_tail(self.spec.log, 200).lower():
+                if moves < MAX_MOVES and self._lost_its_port():
                     moves += 1
                     self.port = _running_or_started(self.spec, 0).port
                     continue
@@ -126,6 +126,14 @@ class Server:
         raise InfraError(
             f"the {self.spec.name} server ended at its start. The end of {self.spec.log}:\n{_log_tail(self.spec.log)}"
         )
+
+    def _lost_its_port(self) -> bool:
+        """True if another tree's server took the port between our look at it and our server's bind.
+
+        Asked of the port, since each server has its own words for it; the log is for a taker that has gone again.
+        """
+        words = " ".join(_log_tail(self.spec.log, 200).lower().split())
+        return free_port(self.port) != self.port or bool(re.search(r"(address|port \d+ is) already in use", words))
 
     def _listens(self) -> bool:
         """True if the listener on our port is a process of ours, not somebody else's server."""

@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -140,14 +142,48 @@ def test_real_servers_start_and_stop(tmp_path, make_spec):
     wait_for(lambda: not server.is_alive())
 
 
-def test_a_server_whose_port_was_taken_meanwhile_moves_to_another(tmp_path, monkeypatch):
+SILENT = SMALL.replace("import http", "import socket, http").replace(
+    "http.server.HTTPServer((",
+    """
+port = int(sys.argv[sys.argv.index("--port") + 1])
+with socket.socket() as probe:
+    if probe.connect_ex(("127.0.0.1", port)) == 0: sys.exit("this port is somebody's")
+http.server.HTTPServer((""",
+)
+
+
+@contextmanager
+def port_taken_after_our_look(monkeypatch) -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         busy = taken.getsockname()[1]
         looks = iter([busy])  # the first look came before the other server's bind
         monkeypatch.setattr(servers, "free_port", lambda preferred: next(looks, None) or free_port(preferred))
-        with hold(small(tmp_path)) as server:
-            assert server.port == busy
-            server.wait_until_healthy()
-            assert server.port != busy
+        yield busy
+
+
+@pytest.mark.parametrize("code", [SMALL, SILENT], ids=["names the error", "has its own words"])
+def test_a_server_whose_port_was_taken_meanwhile_moves_to_another(tmp_path, monkeypatch, code):
+    with port_taken_after_our_look(monkeypatch) as busy, hold(small(tmp_path, code)) as server:
+        assert server.port == busy
+        server.wait_until_healthy()
+        assert server.port != busy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_spec", [prefect_spec, mlflow_spec])
+def test_real_servers_move_too(tmp_path, monkeypatch, make_spec):
+    spec = make_spec(load_settings(tmp_path, {}))
+    with port_taken_after_our_look(monkeypatch) as busy, hold(spec) as server:
+        server.wait_until_healthy()
+        assert server.port != busy
+
+
+def test_a_taker_that_has_gone_again_is_known_from_the_log(tmp_path):
+    spec = small(tmp_path)
+    spec.log.parent.mkdir()
+    server = servers.Server(spec=spec, port=free_port(0))
+    assert not server._lost_its_port()
+    spec.log.write_text("Port 4200 is already \nin use. Please specify a different port")
+    assert server._lost_its_port()
