@@ -16,6 +16,8 @@ import typer
 
 from flows.ask_command import ask
 from flows.eval_command import evaluate
+from flows.jobs_command import jobs_app
+from flows.merge_command import merge
 from flows.serve_command import serve
 
 app = typer.Typer(
@@ -26,9 +28,7 @@ app = typer.Typer(
 )
 profiles_app = typer.Typer(no_args_is_help=True, help="Ready-made parameters: tiny, plumbing, ...")
 app.add_typer(profiles_app, name="profile")
-app.command(name="ask")(ask)
-app.command(name="eval")(evaluate)
-app.command(name="serve")(serve)
+app.add_typer(jobs_app, name="jobs")
 
 Profile = Annotated[str | None, typer.Option("--profile", help="Take the parameters of this profile.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a parameter; repeatable.")]
@@ -44,8 +44,6 @@ Discard = Annotated[
 
 On = Annotated[str | None, typer.Option("--on", metavar="ec2", help="Where stages of infra/resources.yaml run.")]
 Simulate = Annotated[bool, typer.Option("--simulate", help="With --on ec2: on simulated instances, at no cost.")]
-jobs_app = typer.Typer(no_args_is_help=True, help="Runs on EC2: list, show, logs, cancel, adopt, reap, cost.")
-app.add_typer(jobs_app, name="jobs")
 
 
 @app.command()
@@ -177,38 +175,6 @@ def export(
 
 
 @app.command()
-def merge(
-    base: Annotated[Path, typer.Option("--base", metavar="DIR", help="The model before the experts' training.")],
-    experts: Annotated[
-        list[Path], typer.Option("--expert", metavar="DIR", help="A model trained from it; repeatable.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.")],
-    method: Annotated[str, typer.Option("--method", help="sce, linear or task_arithmetic.")] = "sce",
-    select_topk: Annotated[float, typer.Option("--select-topk", help="sce: fraction of elements kept.")] = 1.0,
-    weighting: Annotated[
-        str, typer.Option("--weighting", help="sce: scale_free, or reference (as mergekit).")
-    ] = "scale_free",
-    weights: Annotated[
-        list[float] | None, typer.Option("--weight", help="linear, task_arithmetic: one per expert, in their order.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the widest of the inputs).")
-    ] = None,
-    shard_gb: Annotated[float, typer.Option("--shard-gb", help="Largest file, 10^9 bytes.")] = 5.0,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Per-tensor report (default: OUT/merge.json).")
-    ] = None,
-) -> None:
-    """Merge experts of one base model; streams any size in under 2 GB of memory. Killed, it goes on when run again."""
-    from flows.merge_command import merge_command
-
-    merge_command(
-        base, experts, out, method=method, select_topk=select_topk, weighting=weighting, weights=weights or (),
-        dtype=dtype, shard_gb=shard_gb, report=report, say=lambda text: print(text, flush=True),
-    )  # fmt: skip
-
-
-@app.command()
 def lineage(
     output: Annotated[str, typer.Argument(help="A stage (rl@stage4) or a path in outputs/.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -302,83 +268,11 @@ def doctor(on: On = None) -> None:
     raise typer.Exit(3 if any(finding.level == "fail" for finding in findings) else 0)
 
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run; `longfuse jobs list` has them.")]
-
-
-@jobs_app.callback()
-def jobs_where(
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Runs of the simulated cloud of a `longfuse run --on ec2 --simulate`.")
-    ] = False,
-) -> None:
-    """Which cloud is meant."""
-    if simulate:
-        from flows.jobs import mean_the_simulated_cloud
-        from infra.settings import load_settings
-
-        mean_the_simulated_cloud(load_settings(Path.cwd()))
-
-
-@jobs_app.command("list")
-def jobs_list() -> None:
-    """Every run in the bucket: stage, where it stands, attempts, cost."""
-    from flows.jobs import list_jobs
-
-    print("\n".join(list_jobs()))
-
-
-@jobs_app.command("show")
-def jobs_show(run_id: Run) -> None:
-    """One run: its attempts, instances, last heartbeat, cost."""
-    from flows.jobs import show_job
-
-    print("\n".join(show_job(run_id)))
-
-
-@jobs_app.command("logs")
-def jobs_logs(
-    run_id: Run, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is closed.")] = False
-) -> None:
-    """What a run printed, over all attempts."""
-    from flows.jobs import job_logs
-
-    for line in job_logs(run_id, follow=follow):
-        print(line, flush=True)
-
-
-@jobs_app.command("cancel")
-def jobs_cancel(run_id: Run) -> None:
-    """Ask for the end of a run and see to it; its checkpoints stay."""
-    from flows.jobs import cancel_job
-
-    print("\n".join(cancel_job(run_id)))
-
-
-@jobs_app.command("adopt")
-def jobs_adopt(run_id: Run) -> None:
-    """Keep a run whose controller died, until it is closed."""
-    from flows.jobs import adopt_job
-
-    for line in adopt_job(run_id):
-        print(line, flush=True)
-
-
-@jobs_app.command("reap")
-def jobs_reap(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be ended.")] = False,
-) -> None:
-    """End instances that are past their deadline or whose run is closed."""
-    from flows.jobs import reap_instances
-
-    print("\n".join(reap_instances(dry_run=dry_run)))
-
-
-@jobs_app.command("cost")
-def jobs_cost() -> None:
-    """What runs have cost, about, and what is reserved for those under way."""
-    from flows.jobs import job_costs
-
-    print("\n".join(job_costs()))
+# Commands whose flags have a file of their own stand last in --help.
+app.command(name="ask")(ask)
+app.command(name="eval")(evaluate)
+app.command(name="merge")(merge)
+app.command(name="serve")(serve)
 
 
 def _command() -> str:

@@ -1,112 +1,39 @@
-"""The body of `longfuse merge`: experts of one base into one model folder, outside of any pipeline."""
+"""`longfuse merge`: its flags. The work is in flows/merging.py, imported when it is needed."""
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import cast, get_args
+from typing import Annotated
 
-from stages.common.errors import ConfigError, InputError
-from stages.common.storage import open_model_pointer, write_json
-from stages.merge.checkpoint import Checkpoint
-from stages.merge.merge import merge_checkpoints
-from stages.merge.sce import Weighting
-from stages.merge.tensor_report import summarise
+import typer
 
 
-def merge_command(
-    base: Path,
-    experts: Sequence[Path],
-    out: Path,
-    *,
-    method: str,
-    select_topk: float,
-    weighting: str,
-    weights: Sequence[float],
-    dtype: str | None,
-    shard_gb: float,
-    report: Path | None,
-    say: Callable[[str], None],
+def merge(
+    base: Annotated[Path, typer.Option("--base", metavar="DIR", help="The model before the experts' training.")],
+    experts: Annotated[
+        list[Path], typer.Option("--expert", metavar="DIR", help="A model trained from it; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.")],
+    method: Annotated[str, typer.Option("--method", help="sce, linear or task_arithmetic.")] = "sce",
+    select_topk: Annotated[float, typer.Option("--select-topk", help="sce: fraction of elements kept.")] = 1.0,
+    weighting: Annotated[
+        str, typer.Option("--weighting", help="sce: scale_free, or reference (as mergekit).")
+    ] = "scale_free",
+    weights: Annotated[
+        list[float] | None, typer.Option("--weight", help="linear, task_arithmetic: one per expert, in their order.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the widest of the inputs).")
+    ] = None,
+    shard_gb: Annotated[float, typer.Option("--shard-gb", help="Largest file, 10^9 bytes.")] = 5.0,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Per-tensor report (default: OUT/merge.json).")
+    ] = None,
 ) -> None:
-    """Merge, write the report (`<out>/merge.json` unless told otherwise) and say what became of the model.
+    """Merge experts of one base model; streams any size in under 2 GB of memory. Killed, it goes on when run again."""
+    from flows.merging import merge_models
 
-    A folder that holds `model.json` (a stage's data folder) stands for the model that it points at.
-    Raises UserError for whatever the user can mend.
-    """
-    if weighting not in get_args(Weighting):
-        raise ConfigError(f"--weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}.")
-    if shard_gb <= 0:
-        raise ConfigError(f"--shard-gb {shard_gb}: a shard needs a size above 0.")
-    base_dir = _model_dir(base)
-    expert_dirs = [_model_dir(expert) for expert in experts]
-    _check_room(base_dir, out)
-    with _log_lines(say):
-        reports = merge_checkpoints(
-            base_dir,
-            expert_dirs,
-            out,
-            method=method,
-            select_topk=select_topk,
-            weighting=cast("Weighting", weighting),
-            weights=weights or None,
-            dtype=dtype,
-            max_shard_bytes=max(1, int(shard_gb * 1e9)),
-        )
-    names = _names(experts)
-    summary = summarise(reports, names)
-    path = report or out / "merge.json"
-    settings = {"method": method, "select_topk": select_topk, "weighting": weighting, "weights": list(weights) or None}
-    rows = [row.as_row() for row in reports]
-    write_json(path, {**settings, "experts": names, "summary": summary, "tensors": rows})
-    say(f"{len(reports)} tensors, {sum(row.parameters for row in reports):,} parameters: {out}")
-    for key, value in summary.items():
-        say(f"  {key.replace('_', ' '):<28}{'-' if value is None else f'{value:.4g}'}")
-    say(f"Per tensor: {path}")
-
-
-@contextmanager
-def _log_lines(say: Callable[[str], None]) -> Iterator[None]:
-    """What the merge logs, said as it comes; the logger is afterwards as it was."""
-
-    class Say(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage())
-
-    logger, handler = logging.getLogger("stages.merge"), Say(logging.INFO)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _model_dir(folder: Path) -> Path:
-    if (folder / "model.json").is_file():
-        return open_model_pointer(folder)
-    return folder
-
-
-def _names(experts: Sequence[Path]) -> list[str]:
-    """Short names for the report: the folders', numbered where two are equal."""
-    names = [expert.resolve().name or "expert" for expert in experts]
-    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names, start=1)]
-
-
-def _check_room(base_dir: Path, out: Path) -> None:
-    """The output has the base's size at least: better said now than after half of it."""
-    base = Checkpoint(base_dir)
-    needed = sum(base[name].count * base[name].dtype.itemsize for name in base.names)
-    place = out.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise InputError(
-            f"the merged model needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on the disk of {out}. Make room."
-        )
+    merge_models(
+        base, experts, out, method=method, select_topk=select_topk, weighting=weighting, weights=weights or (),
+        dtype=dtype, shard_gb=shard_gb, report=report, say=lambda text: print(text, flush=True),
+    )  # fmt: skip

@@ -1,8 +1,8 @@
 """Passes over one tensor of base and experts, a block at a time: moments of the differences, then the merge.
 
-A source gives blocks of the flat tensors from memory or from files. Arithmetic is element by element in chunks that stay
-in the processor's cache, in buffers that are used again (fresh ones would cost more than the arithmetic), by one thread, so
-that results do not depend on how many there are. Shapes: N elements of a chunk or block, K experts.
+A source gives blocks of the flat tensors from memory or from files. Arithmetic is element by element in chunks, in buffers that
+are used again (fresh ones would cost more than the arithmetic), by one thread, so that results do not depend on how many
+there are. Shapes: N elements of a chunk or block, K experts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from stages.common.errors import InputError
 
-BLOCK = 1 << 20  # elements read and written at once
-CHUNK = 1 << 15  # elements computed at once
+BLOCK = 1 << 20  # elements read and written at once, a multiple of CHUNK
+# Elements computed at once. Chunks of 1 << 15 stay in the second cache, but three threads on two cores then wait for the
+# interpreter between two operations: 9.0 ns a parameter against 3.8.
+CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)

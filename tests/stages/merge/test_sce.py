@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stages.common.errors import InputError
+from stages.merge.passes import CHUNK
 from stages.merge.sce import sce_merge, sce_merge_with_report
 
 BASE = torch.tensor([0, 0, 0, 0, 1], dtype=torch.float64)
@@ -137,9 +138,9 @@ def test_agrees_with_a_plain_numpy_reading_of_the_rules(weighting, topk):
 
 def test_blocks_do_not_change_the_result(monkeypatch):
     generator = torch.Generator().manual_seed(9)
-    base, first, second = (torch.randn(140_001, generator=generator) for _ in range(3))
+    base, first, second = (torch.randn(600_001, generator=generator) for _ in range(3))
     whole, report = sce_merge_with_report(base, [first, second], 0.5)
-    monkeypatch.setattr("stages.merge.passes.BLOCK", 1 << 16)
+    monkeypatch.setattr("stages.merge.passes.BLOCK", CHUNK)  # of which a block is always a multiple
     blocked, blocked_report = sce_merge_with_report(base, [first, second], 0.5)
     assert torch.equal(whole, blocked)
     assert report == blocked_report
