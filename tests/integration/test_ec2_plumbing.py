@@ -1,95 +1,127 @@
-"""A training stage on simulated EC2 instances that are taken away in the middle ends with the weights of a local run."""
+"""The plumbing pipeline with its training stages on simulated EC2, rl@stage2 taken away twice: the weights of a local run."""
 
 from __future__ import annotations
 
-import threading
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
-from flows.on_ec2 import account_of, stage_facts
-from flows.params import load_params, profile_params, write_params
-from infra.ec2.resources import load_resources
-from infra.ec2.runner import Ec2Job, Ec2Runner
-from infra.ec2.spec import Rhythm
-from infra.jobs import JobSpec, Outcome
-from infra.settings import child_environment, load_settings
-from infra.sim.cloud import SimulatedCloud
+from flows.params import profile_params, write_params
+from infra.ec2.aws import Clients
+from infra.ec2.store import RunStore, list_runs
+from infra.sim.cloud import READY, SimulatedCloud
 from tests.infra.sim.permission import need_namespaces
-from tests.integration.tree import copy_project, reproduce
+from tests.integration.tree import command, copy_project, environment, longfuse, reproduce
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 STAGE = "rl@stage2"
-STEPS = 3
-RHYTHM = Rhythm(poll_seconds=1.0, heartbeat_seconds=2.0, log_seconds=1.0, checkpoint_seconds=0.5)
+STEPS = 4  # of that stage: it is taken away after the first update and after the second
+TRAINED = ("sft", "rl@stage1", "rl@stage2", "rl@stage3", "memory_rl", "rl@stage4")
 
 
-def local_run(tree: Path) -> dict:
-    """The stage and what it needs, on this machine; its entry of dvc.lock, which is then taken out."""
+def project(folder: Path) -> Path:
+    tree = copy_project(folder / "longfuse")
     params = profile_params("plumbing")
     params["rl"]["stage2"]["steps"] = STEPS
-    params["sft"]["steps"] = 10  # what leads there may be short
     write_params(tree / "params.yaml", params)
-    reproduce(tree, STAGE)
-    lock = yaml.safe_load((tree / "dvc.lock").read_text())
-    entry = lock["stages"].pop(STAGE)
-    (tree / "dvc.lock").write_text(yaml.safe_dump(lock))
-    return entry
+    return tree
 
 
-def committed_steps(job: Ec2Job) -> int:
-    """Updates that the newest checkpoint in the bucket holds."""
-    commits = sorted(key for key in job.store.keys("ckpt/") if key.endswith("COMMIT"))
-    files = (job.store.read_json(commits[-1]) or {"files": {}})["files"] if commits else {}
-    return max(
-        (int(name.split("/")[0].partition("-")[2]) for name in files if name.startswith("checkpoint-")), default=0
-    )
+def outputs(tree: Path) -> dict[str, list]:
+    lock = yaml.safe_load((tree / "dvc.lock").read_text())["stages"]
+    return {stage: lock[stage]["outs"] for stage in (*TRAINED, "merge")}
 
 
-def run_on_instances(tree: Path, cloud: SimulatedCloud, lines: list[str]) -> Ec2Job:
-    """The stage by the runner of the flow; taken away after its first update without notice, after its second with one."""
-    runner = Ec2Runner(
-        account_of(load_resources().account).model_copy(update={"wheelhouse": False}),  # the environment is prebuilt
-        lambda stage: load_resources().request("plumbing", stage),
-        lambda stage: stage_facts(tree, load_params(tree / "params.yaml"), stage),
-        rhythm=RHYTHM,
-    )
-    job = runner.submit(
-        JobSpec(stage=STAGE, root=tree, environment=child_environment(load_settings(tree), stage=STAGE))
-    )
+class Thief:
+    """Watches a run's checkpoints in the bucket and takes its instances away."""
 
-    def take_away() -> None:
+    def __init__(self, cloud: SimulatedCloud) -> None:
+        self.cloud = cloud
+        self.clients = Clients()
+
+    def run_of(self, stage: str) -> RunStore | None:
+        for run_id in list_runs(self.clients, self.cloud.bucket, "us-east-1"):
+            store = RunStore(self.clients, self.cloud.bucket, "us-east-1", run_id)
+            if (store.read_json("spec.json") or {}).get("stage") == stage:
+                return store
+        return None
+
+    def updates(self, store: RunStore) -> int:
+        """Updates that the newest checkpoint in the bucket holds."""
+        commits = sorted(key for key in store.keys("ckpt/") if key.endswith("COMMIT"))
+        files = (store.read_json(commits[-1]) or {"files": {}})["files"] if commits else {}
+        return max(
+            (int(name.split("/")[0].partition("-")[2]) for name in files if name.startswith("checkpoint-")), default=0
+        )
+
+    def instance(self, store: RunStore) -> str:
+        run_id = store.prefix.rpartition("/")[2]
+        return self.cloud.wait(lambda: self.cloud.alive(**{"longfuse:run": run_id}), 300, "an instance")[0]["id"]
+
+    def steal_twice(self, is_running) -> list[str]:
+        """Without notice after the first update, with one after the second; the instances."""
+        taken = []
+        store = self.wait(lambda: self.run_of(STAGE), is_running)
         for updates in (1, 2):
-            cloud.wait(lambda updates=updates: committed_steps(job) >= updates, 500, f"update {updates}")
-            instance = cloud.alive()[0]["id"]
+            self.wait(lambda updates=updates: self.updates(store) >= updates, is_running)
+            instance = self.instance(store)
             if updates == 1:
-                cloud.spot_kill(instance)
+                self.cloud.spot_kill(instance)
             else:
-                cloud.spot_notice(instance, seconds=60)
-            cloud.wait(lambda instance=instance: instance not in [i["id"] for i in cloud.alive()], 90, "its end")
+                self.cloud.spot_notice(instance, seconds=60)
+            taken.append(instance)
+            alive = lambda instance=instance: instance in [item["id"] for item in self.cloud.alive()]  # noqa: E731
+            self.cloud.wait(lambda alive=alive: not alive(), 120, "its end")
+        return taken
 
-    thief = threading.Thread(target=take_away)
-    thief.start()
-    assert runner.wait(job, lines.append).outcome is Outcome.RAN
-    thief.join()
-    return job
+    @staticmethod
+    def wait(condition, is_running):
+        while not (value := condition()):
+            assert is_running(), "the pipeline ended before its instances could be taken away"
+            time.sleep(0.3)
+        return value
 
 
-def test_rl_taken_away_twice_ends_with_the_weights_of_the_local_run(tmp_path, monkeypatch):
+def test_the_pipeline_taken_away_twice_ends_with_the_weights_of_the_local_run(tmp_path, monkeypatch):
     need_namespaces()
-    tree = copy_project(tmp_path / "longfuse")
-    expected = local_run(tree)
-    lines: list[str] = []
-    with SimulatedCloud(tmp_path / "cloud") as cloud:
-        for name, value in {**cloud.environment, "LONGFUSE_BUCKET": cloud.bucket, "OMP_NUM_THREADS": "1"}.items():
+    here = project(tmp_path / "here")
+    reproduce(here, "rl@stage4")  # all training, without the evaluations
+
+    there = project(tmp_path / "there")
+    log = tmp_path / "there.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command("run", "--on", "ec2", "--simulate"), cwd=there, env=environment(), stdout=out, stderr=out
+        )
+    try:
+        ready = there / ".state" / "simulated" / READY
+        Thief.wait(ready.is_file, lambda: process.poll() is None)
+        cloud = SimulatedCloud.attach(ready.parent)
+        for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.chdir(tree)
-        job = run_on_instances(tree, cloud, lines)
-        assert [line.split()[-1] for line in job.final.history] == ["lost", "interrupted", "succeeded"]
-        assert cloud.alive() == []
-        assert len(cloud.calls("RunInstances", status=200)) == 3
-    entry = yaml.safe_load((tree / "dvc.lock").read_text())["stages"][STAGE]
-    assert entry["outs"] == expected["outs"]
-    assert entry["deps"] == expected["deps"]
+        thief = Thief(cloud)
+        taken = thief.steal_twice(lambda: process.poll() is None)
+        store = thief.run_of(STAGE)
+        ended = Thief.wait(
+            lambda: (state := store.read_state()[0]) and state["phase"] == "closed" and state, lambda: process.poll() is None
+        )
+        assert [line.split()[-1] for line in ended["history"]] == ["lost", "interrupted", "succeeded"]
+        assert process.wait(2400) == 0, log.read_text()[-4000:]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+    assert len(set(taken)) == 2
+    assert outputs(there) == outputs(here)
+    before, after = (load_file(there / f"outputs/rl/{name}/data/model/model.safetensors") for name in ("stage1", STAGE[3:]))
+    assert any((before[name] != after[name]).any() for name in before), "an update that moves nothing proves nothing"
+    journal = [line for line in (there / ".state/simulated/journal.jsonl").read_text().splitlines() if "RunInstances" in line]
+    assert len(journal) >= len(TRAINED) + 2
+    status = longfuse(there, "plan")
+    assert "nothing to do" in status.stdout.lower(), status.stdout
