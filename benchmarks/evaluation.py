@@ -1,9 +1,9 @@
 """Scores one model on every benchmark whose data are at hand and writes the table: docs/results/base_model_scores.md.
 
-python -m benchmarks.evaluation --model DIR --data DIR --corpus DIR --out DIR [--limit 12] [--page docs/results/X.md]
+python -m benchmarks.evaluation --model DIR --data DIR --corpus DIR --out DIR [--generated 12] [--page docs/results/X.md]
 
-The same code as `longfuse eval`, so an interrupted run goes on where it was: run the command again. Small samples, a
-small window and one answer per question, so that it fits a laptop: the intervals say how little that proves.
+The same code as `longfuse eval`, so an interrupted run goes on where it was: run the command again. Every row of the
+files at hand is asked, of the generated sets a few; a small window and one answer per question, so that it fits a laptop.
 """
 
 from __future__ import annotations
@@ -19,32 +19,37 @@ from typing import Any
 from flows.eval_request import EvalRequest
 from flows.evaluation import evaluate_request
 from stages.evaluation.benchmarks.catalogue import BENCHMARKS
+from stages.evaluation.benchmarks.ultra_long import ULTRA_LONG
 
 MAX_INPUT_TOKENS = 2_048
 MAX_OUTPUT_TOKENS = 128
 GENERATED_TOKENS = 1_024
-NOT_HERE = ("heldout",)  # belongs to a run of the pipeline
+GENERATED = ("ruler", "babilong", "graphwalks", "needle", "dialogue_recall")
+# heldout belongs to a run of the pipeline; the ultra-long sets are for the memory agent (benchmarks/memory.py).
+NOT_HERE = ("heldout", *(benchmark.name for benchmark in ULTRA_LONG))
+PARTS = ("full_context", "closed_book", "generated")
 
 
 def run(arguments: argparse.Namespace) -> float:
     """Ask what is not answered yet; seconds of this process."""
     started = time.process_time()
-    groups: dict[str, list[str]] = {"full_context": [], "closed_book": []}
+    groups: dict[str, list[str]] = {part: [] for part in PARTS}
     for benchmark in BENCHMARKS:
-        if benchmark.name not in NOT_HERE:
-            mode = "full_context" if "full_context" in benchmark.modes else "closed_book"
-            groups[mode].append(benchmark.name)
-    for mode, names in groups.items():
+        if benchmark.name in GENERATED:
+            groups["generated"].append(benchmark.name)
+        elif benchmark.name not in NOT_HERE:
+            groups["full_context" if "full_context" in benchmark.modes else "closed_book"].append(benchmark.name)
+    for part, names in groups.items():
         request = EvalRequest(
             benchmarks=tuple(names),
             model=arguments.model,
-            modes=(mode,),
+            modes=("closed_book" if part == "closed_book" else "full_context",),
             samples=1,
-            limit=arguments.limit,
+            limit=arguments.generated if part == "generated" else None,
             data=arguments.data,
             hub=False,
             corpus=arguments.corpus,
-            out=arguments.out / mode,
+            out=arguments.out / part,
             endpoint=None,
             endpoint_model=None,
             endpoint_key_env=None,
@@ -71,19 +76,17 @@ def run(arguments: argparse.Namespace) -> float:
     return time.process_time() - started
 
 
-def page(out: Path, model: str, limit: int) -> str:
+def page(out: Path, model: str, generated: int) -> str:
     """The Markdown page of what lies in `out`."""
-    scores = [json.loads((out / mode / "scores.json").read_text()) for mode in ("full_context", "closed_book")]
-    rows = [row for part in scores for row in part["scores"]]
+    scores = [json.loads((out / part / "scores.json").read_text()) for part in PARTS]
+    rows = [row for score in scores for row in score["scores"]]
     answers = [
-        json.loads(line)
-        for mode in ("full_context", "closed_book")
-        for line in (out / mode / "predictions.jsonl").read_text().splitlines()
+        json.loads(line) for part in PARTS for line in (out / part / "predictions.jsonl").read_text().splitlines()
     ]
     lines = [
         f"# {model} on every benchmark sample at hand",
         "",
-        f"Made by `python -m benchmarks.evaluation` (limit {limit} per benchmark): {len(answers)} answers,"
+        f"Made by `python -m benchmarks.evaluation` (every row of the files, {generated} questions of each generated set): {len(answers):,} answers,"
         f" {sum(answer['prompt_tokens'] for answer in answers):,} prompt tokens,"
         f" {sum(answer['response_tokens'] for answer in answers):,} generated ones. bfloat16 on a CPU; prompts of at most"
         f" {MAX_INPUT_TOKENS:,} tokens (longer contexts lose their middle), responses of at most {MAX_OUTPUT_TOKENS}; temperature"
@@ -91,15 +94,15 @@ def page(out: Path, model: str, limit: int) -> str:
         f" {GENERATED_TOKENS:,} tokens; no judge, so free text is scored by rule alone.",
         "",
         "Scores are times 100, with 95 % intervals over questions (bootstrap; Wilson's where there are fewer than 10 questions or"
-        " all scores are equal). The samples are too small to rank anything; they show that every benchmark runs end to end, and"
+        " all scores are equal). The samples are small; they show that every benchmark runs end to end, and"
         " where a model of this size stands: near the floor wherever more is asked than one look-up.",
         "",
         "| benchmark | mode | metric | n | score | 95 % interval | contexts cut | answers at the token limit | other metrics |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(row) for row in rows]
-    skipped = [entry for part in scores for entry in part["skipped"]]
-    broken = [entry for part in scores for entry in part["broken_rows"]]
+    skipped = [entry for score in scores for entry in score["skipped"]]
+    broken = [entry for score in scores for entry in score["broken_rows"]]
     lines += ["", "Not asked:", ""] + [f"- {entry['benchmark']}: {entry['reason']}" for entry in skipped]
     if broken:
         lines += ["", "Broken rows, left out:", ""] + [f"- {entry['benchmark']}: {entry['count']}" for entry in broken]
@@ -130,12 +133,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--generated", type=int, default=12, help="questions of each generated set")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, default=Path("docs/results/base_model_scores.md"))
     arguments = parser.parse_args(words)
     seconds = run(arguments)
-    arguments.page.write_text(page(arguments.out, arguments.name, arguments.limit), encoding="utf-8")
+    arguments.page.write_text(page(arguments.out, arguments.name, arguments.generated), encoding="utf-8")
     sys.stdout.write(f"{arguments.page} written; {seconds:.0f} s of CPU time in this process\n")
 
 
