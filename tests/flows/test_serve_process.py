@@ -57,9 +57,10 @@ def test_a_server_answers_and_ends_cleanly_on_a_signal(model, number):
         assert "".join(c.choices[0].delta.content or "" for c in chunks) == whole.choices[0].message.content
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=address[1], api_key="other", max_retries=0).models.list()
+        long = {"role": "user", "content": "A line of a book. " * 5_000}  # minutes of reading: more than the grace
         under_way = client.chat.completions.create(
             model="tiny",
-            messages=[book, question],
+            messages=[long, question],
             max_tokens=1000,
             stream=True,
             extra_body={"longfuse": {"mode": "agent"}},
