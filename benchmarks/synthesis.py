@@ -9,6 +9,7 @@ evidence, what decontamination left. Checks that need a model are not part of it
 
 --mb: subsets of so many megabytes (every n-th file) and as many questions in proportion, to see that time grows linearly. --benchmarks: a folder of benchmark
 samples for decontamination. --keep DIR: keep the stages' outputs there (`longfuse inspect --outputs DIR/40mb`).
+--named-entities: also time multi_hop with a spaCy pipeline's named entities, apart from the table (extra `ner`).
 """
 
 from __future__ import annotations
@@ -161,6 +162,19 @@ def _size(path: Path) -> int:
     return (
         sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
     )
+
+
+def with_named_entities(params: dict[str, Any], documents: Path, outputs: Path, megabytes: float) -> dict[str, Any]:
+    """multi_hop with named entities, in an outputs folder of its own: the figures of that step alone."""
+    steps = Steps()
+    changed = json.loads(json.dumps(params))
+    changed["synthesize"]["multi_hop"]["named_entities"] = True
+    name = "synthesize@multi_hop"
+    steps.run(f"{name}, entities", run_stage, name, changed, {"documents": documents}, outputs / "named_entities")
+    row = steps.rows[0]
+    graph = read_json(outputs / "named_entities" / "synthesize" / "multi_hop" / "data" / "graph.json")
+    triples = {"named_entity_triples": graph["rules"].get("named_entity", 0)}
+    return {**row, **triples, "seconds_per_mb": round(row["seconds"] / megabytes, 2)}
 
 
 def measure(corpus: Path, megabytes: float, outputs: Path, params: dict[str, Any], tokenizer: Path) -> dict[str, Any]:
@@ -341,6 +355,7 @@ def main() -> None:
         "--benchmarks", type=Path, help="benchmark texts in the form of data/benchmarks (default: those)"
     )
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--named-entities", action="store_true", help="also time multi_hop with named entities")
     parser.add_argument("--keep", type=Path, help="keep the stages' outputs in this folder")
     options = parser.parse_args()
     results = []
@@ -357,6 +372,10 @@ def main() -> None:
             share = reached / total
             print(f"{reached:.1f} MB, {round(share * options.questions)} questions per task", flush=True)
             result = measure(corpus, reached, outputs, parameters(corpus, options, share), options.tokenizer.resolve())
+            if options.named_entities:
+                documents = outputs / "ingest" / "data" / "documents"
+                params = parameters(corpus, options, share)
+                result["named_entities"] = with_named_entities(params, documents, outputs, reached)
             results.append(result)
             print("\n".join(table(result)), flush=True)
     if options.out:

@@ -129,6 +129,10 @@ def inspect(
     dropped: Annotated[
         str | None, typer.Option("--dropped", metavar="REASON", help="List what was dropped for this reason, or `all`.")
     ] = None,
+    merges: Annotated[
+        bool,
+        typer.Option("--merges", help="List what the knowledge graph read as one thing, by which rule, and where."),
+    ] = False,
     stage: Annotated[str | None, typer.Option("--stage", help="Look in this stage's files alone.")] = None,
     limit: Annotated[int, typer.Option("--limit", help="Longest list.")] = 20,
     context: Annotated[bool, typer.Option("--context", help="Show the whole context, not just its evidence.")] = False,
@@ -137,7 +141,7 @@ def inspect(
         Path | None, typer.Option("--outputs", metavar="DIR", help="Stage folders elsewhere (default: outputs).")
     ] = None,
 ) -> None:
-    """Look at a sample with its evidence and proof, at a list of them, or at what was dropped and why."""
+    """Look at a sample with its evidence and proof, at a list of them, or at what was dropped or merged and why."""
     from flows.inspect import inspect as inspected
     from infra.settings import find_root
 
@@ -147,6 +151,7 @@ def inspect(
             sample_id,
             task=task,
             dropped=dropped,
+            merges=merges,
             stage=stage,
             limit=limit,
             whole_context=context,

@@ -1,4 +1,4 @@
-"""`longfuse inspect`: look at samples with their evidence and proof, and at everything that was dropped, with the reason."""
+"""`longfuse inspect`: samples with their evidence and proof, drops with their reason, merges of the graph with their rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.inspect_files import StageFiles
-from flows.inspect_text import drop_lines, list_lines, safe, sample_lines
+from flows.inspect_text import drop_lines, list_lines, merge_lines, safe, sample_lines
 from stages.common.errors import ConfigError, InputError
 from stages.common.prompts import materialise_context
 from stages.common.records import Sample, TaskType
@@ -22,18 +22,19 @@ def inspect(
     *,
     task: str | None = None,
     dropped: str | None = None,
+    merges: bool = False,
     stage: str | None = None,
     limit: int = 20,
     whole_context: bool = False,
     as_json: bool = False,
     colour: bool = False,
 ) -> str:
-    """What the command prints. Exactly one of sample_id, task and dropped, or none for an overview.
+    """What the command prints. Exactly one of sample_id, task, dropped and merges, or none for an overview.
 
     ConfigError for flags that do not go together or an unknown task; InputError if there is nothing to show.
     """
-    if sum(choice is not None for choice in (sample_id, task, dropped)) > 1:
-        raise ConfigError("give a sample's id, --task or --dropped: one of them.")
+    if sum(choice is not None for choice in (sample_id, task, dropped, merges or None)) > 1:
+        raise ConfigError("give a sample's id, --task, --dropped or --merges: one of them.")
     if limit < 1:
         raise ConfigError(f"--limit is {limit}; give 1 or more.")
     files = StageFiles(outputs)
@@ -43,6 +44,8 @@ def inspect(
         return _task(files, task, stage, limit, as_json=as_json)
     if dropped is not None:
         return _dropped(files, dropped, stage, limit, as_json=as_json)
+    if merges:
+        return _merges(files, limit, as_json=as_json)
     return _overview(files, as_json=as_json)
 
 
@@ -104,6 +107,17 @@ def _dropped(files: StageFiles, reason: str, stage: str | None, limit: int, *, a
     return "\n".join(drop_lines(shown, sum(counts[key] for key in chosen)))
 
 
+def _merges(files: StageFiles, limit: int, *, as_json: bool) -> str:
+    rows = files.merges()
+    if as_json:
+        return _json(rows[:limit])
+    kinds = Counter(f"{row['kind']}, {row['rule']}" for row in rows)
+    head = f"{len(rows)} merges in the knowledge graph: " + "; ".join(
+        f"{safe(kind)} {count}" for kind, count in kinds.most_common()
+    )
+    return "\n".join([head, "", *merge_lines(_spread(rows, limit), len(rows))])
+
+
 def _overview(files: StageFiles, *, as_json: bool) -> str:
     held: dict[str, Counter[str]] = {}
     for name, path in files.sample_files():
@@ -129,7 +143,7 @@ def _overview(files: StageFiles, *, as_json: bool) -> str:
         lines.append(f"  {name:<34} {counts.total():>7,}   {tasks}")
     lines += ["", "Dropped"]
     lines += [f"  {stage:<34} {count:>7,}   {safe(reason)}" for (stage, reason), count in sorted(drops.items())]
-    lines += ["", "longfuse inspect SAMPLE_ID | --task TASK | --dropped REASON (or all)"]
+    lines += ["", "longfuse inspect SAMPLE_ID | --task TASK | --dropped REASON (or all) | --merges"]
     return "\n".join(lines)
 
 

@@ -124,6 +124,13 @@ class StageFiles:
         """How many records per (stage, reason)."""
         return Counter((stage, str(row["reason"])) for stage, row in self.drops())
 
+    def merges(self) -> list[Mapping[str, Any]]:
+        """Every merge of the knowledge graph (stages/synthesis/merges.py). InputError if there is no graph yet."""
+        path = self.outputs / "synthesize/multi_hop/data/merges.jsonl"
+        if not path.is_file():
+            raise InputError(f"{path} does not exist. `longfuse run --only synthesize@multi_hop` makes it.")
+        return list(iter_json_lines(path))
+
     def documents(self) -> DocumentStore:
         """The documents that contexts refer to: assemble's, or ingest's if there are no contexts yet."""
         assembled = self.outputs / "assemble/data/documents.jsonl"

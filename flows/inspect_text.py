@@ -183,3 +183,18 @@ def drop_lines(rows: Sequence[tuple[str, Mapping[str, Any]]], total: int) -> lis
     if total > len(rows):
         lines.append(f"... {total - len(rows)} more (--limit {total} shows all)")
     return lines
+
+
+def merge_lines(rows: Sequence[Mapping[str, Any]], total: int) -> list[str]:
+    """Two lines per merge: both names with the rule, and where each of them stands."""
+    lines = []
+    for row in rows:
+        names = f"{shortened(str(row['name']), 60)}  is read as  {shortened(str(row['known_as']), 60)}"
+        count = row["documents"]
+        lines.append(f"{row['kind']}, {row['rule']}: {names}   ({count} document{'s' if count > 1 else ''})")
+        known = safe(str(row["known_document_id"]))
+        known += f"[{row['known_start']}:{row['known_end']}]" if row["known_end"] else " (its title)"
+        lines.append(f"    {safe(str(row['document_id']))}[{row['start']}:{row['end']}]   {known}")
+    if total > len(rows):
+        lines.append(f"... {total - len(rows)} more (--limit {total} shows all)")
+    return lines

@@ -54,6 +54,7 @@ class ServeRequest:
     api_key_file: Path | None = None
     max_concurrent: int = 8
     max_request_mb: int = 64
+    max_answer_seconds: float = 3600.0
     max_answer_tokens: int | None = None
     window: int | None = None
     chunk_tokens: int | None = None
@@ -170,6 +171,7 @@ def server_settings(
         api_key=key,
         max_request_bytes=request.max_request_mb * 1_000_000,
         max_concurrent=request.max_concurrent,
+        max_answer_seconds=request.max_answer_seconds,
         streaming=streaming,
         lengths=lengths,
         defaults=Sampling(temperature=request.temperature, top_p=_TOP_P, seed=request.seed),

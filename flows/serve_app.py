@@ -19,7 +19,7 @@ from flows.serve_api import ChatCall, parse_chat
 from flows.serve_engine import EngineThread, Streaming
 from flows.serve_errors import ApiError
 from flows.serve_job import Job, Sampling, Trace
-from flows.serve_limits import Slots, check_access, read_body
+from flows.serve_limits import Deadline, Slots, check_access, read_body
 from flows.serve_plan import OnePass, Plan, Planner
 from flows.serve_reply import Head, StreamedAnswer, api_error, whole_answer
 from stages.memory.window import AgentLengths
@@ -38,6 +38,7 @@ class ServerSettings:
     api_key: str | None
     max_request_bytes: int
     max_concurrent: int
+    max_answer_seconds: float
     streaming: Streaming
     lengths: AgentLengths
     defaults: Sampling
@@ -117,6 +118,7 @@ class ChatServer:
 
     async def _chat(self, request: Request) -> Response:
         give_back = self.slots.take()
+        deadline = Deadline(self._settings.max_answer_seconds)
         try:
             body = await read_body(request, self._settings.max_request_bytes)
             call, plan = await asyncio.get_running_loop().run_in_executor(self._planning, self._prepare, body)
@@ -129,6 +131,7 @@ class ChatServer:
                 call,
                 plan,
                 trace,
+                deadline,
                 give_back,
             )
         except BaseException:

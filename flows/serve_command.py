@@ -39,6 +39,10 @@ def serve(
     max_request_mb: Annotated[
         int, typer.Option("--max-request-mb", min=1, max=4096, help="Largest request, 10^6 bytes.")
     ] = 64,
+    max_answer_seconds: Annotated[
+        float,
+        typer.Option("--max-answer-seconds", min=0.1, help="An answer that takes longer is given up: status 504."),
+    ] = 3600.0,
     max_answer_tokens: Annotated[
         int | None, typer.Option("--max-answer-tokens", min=1, help="Bound of max_tokens (default: half the window).")
     ] = None,
@@ -75,6 +79,7 @@ def serve(
                 api_key_file=api_key_file,
                 max_concurrent=max_concurrent,
                 max_request_mb=max_request_mb,
+                max_answer_seconds=max_answer_seconds,
                 max_answer_tokens=max_answer_tokens,
                 window=window,
                 chunk_tokens=chunk_tokens,

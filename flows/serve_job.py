@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from flows.serve_api import ChatCall
 from flows.serve_engine import EngineThread, Streaming, Watch
+from flows.serve_limits import Deadline
 from flows.serve_plan import OnePass, Plan, Reading
 from flows.serve_text import AnswerText, Delta
 from stages.common.errors import EnvironmentFailureError
@@ -75,6 +76,7 @@ class Sampling:
 class Job:
     """Starts at once. events: what happens, the last one Done or Failed; a cancelled job may end without either.
 
+    deadline: when whoever follows the events gives it up.
     on_end: called in the caller's loop when the engine has let go of the job.
     """
 
@@ -87,8 +89,10 @@ class Job:
         call: ChatCall,
         plan: Plan,
         trace: Trace | None,
+        deadline: Deadline,
         on_end: Callable[[], None],
     ) -> None:
+        self.deadline = deadline
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._host = host
@@ -102,11 +106,13 @@ class Job:
         self._call = call
         self._trace = trace
         self._watch = Watch()
-        self._ended = False
+        self._why_cancelled = "the client has gone"
         self._cancel = host.start(self._run(plan), lambda: self._tell(on_end))
 
-    def cancel(self) -> None:
-        """Nobody waits any more: give up at the next token. Without effect on a job that has ended."""
+    def cancel(self, why: str | None = None) -> None:
+        """Nobody waits any more: give up at the next token. Without effect on a job that has ended. why: for the trace."""
+        if why is not None:
+            self._why_cancelled = why
         self._watch.over = True
         self._cancel()
 
@@ -124,7 +130,7 @@ class Job:
             done = await (self._one_pass(plan) if isinstance(plan, OnePass) else self._read(plan))
         except asyncio.CancelledError:
             if self._trace is not None:
-                self._trace.fail("the client has gone")
+                self._trace.fail(self._why_cancelled)
             raise
         except Exception as error:  # the client is told; the server goes on  # noqa: BLE001
             if isinstance(error, EnvironmentFailureError):

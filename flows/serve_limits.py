@@ -1,4 +1,4 @@
-"""What keeps `longfuse serve` from being used up: a number of answers at a time, a size and a time for each request."""
+"""What keeps `longfuse serve` from being used up: a number of answers at a time, a size for each request, a time for it and for its answer."""
 
 from __future__ import annotations
 
@@ -54,6 +54,29 @@ class Slots:
                 self.idle.set()
 
         return give_back
+
+
+class Deadline:
+    """When an answer is given up, from now on. seconds: the limit."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds, 0 when it is over."""
+        return max(0.0, self._at - time.monotonic())
+
+    def error(self) -> ApiError:
+        """What the client is told. Clients of OpenAI's kind do not send the request again by themselves."""
+        return ApiError(
+            504,
+            f"the answer was not ready after {self.seconds:g} s, the most that this server takes for one "
+            "(--max-answer-seconds): it was given up. Ask about a shorter document, or have the limit raised.",
+            code="time_limit_exceeded",
+            headers={"x-should-retry": "false"},
+        )
 
 
 def check_access(request: Request, api_key: str | None) -> None:

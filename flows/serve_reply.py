@@ -88,6 +88,8 @@ def api_error(error: Exception) -> ApiError:
 async def follow(job: Job, receive: Receive) -> AsyncIterator[AsyncIterator[Event | None]]:
     """The job's events up to its last one; None after a silence. Ends early if the client goes.
 
+    A job that is not done at its deadline is given up, and has failed.
+
     However the block is left, a job that has not ended is given up.
     """
     gone = asyncio.create_task(_disconnected(receive))
@@ -96,7 +98,14 @@ async def follow(job: Job, receive: Receive) -> AsyncIterator[AsyncIterator[Even
         next_event = asyncio.ensure_future(job.events.get())
         try:
             while True:
-                await asyncio.wait({next_event, gone}, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                patience = min(BEAT_SECONDS, job.deadline.left)
+                await asyncio.wait({next_event, gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                ended = next_event.done() and isinstance(next_event.result(), Done | Failed)
+                if not job.deadline.left and not ended:
+                    error = job.deadline.error()
+                    job.cancel(error.message)
+                    yield Failed(error)
+                    return
                 if next_event.done():
                     event = next_event.result()
                     yield event

@@ -106,7 +106,7 @@ def run_stage(root: Path, name: str, settings: Settings) -> dict[str, int]:
     if world is not None:
         world.from_first(state_dir.as_posix(), "start of the stage")
     try:
-        counts = spec.run_function()(config, inputs, out_dir, state_dir, spool.emit)
+        counts = spec.run_function()(config, inputs, out_dir, state_dir, spool)
     except BaseException:
         spool.close()
         raise

@@ -23,7 +23,8 @@ from infra.records import (
     small_artifacts,
 )
 from infra.settings import Settings
-from infra.spool import Announcement, SpoolReader, read_announcement
+from infra.spool import SENT_NAME, Announcement, SpoolReader, read_announcement
+from infra.trajectories import TrajectorySender
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +41,7 @@ class Child:
     run_id: str | None = None
     announced: Announcement | None = None
     reader: SpoolReader | None = None
+    trajectories: TrajectorySender | None = None
     seen: dict[str, int] = field(default_factory=dict)  # metric -> points so far
     last: dict[str, Point] = field(default_factory=dict)
 
@@ -78,7 +80,7 @@ class MlflowRuns:
             self.client.log_batch(run_id, params=flat[start : start + 100])
 
     def forward(self, child: Child) -> None:
-        """Send what the stage's spool has gained; after an error the same lines are read again.
+        """Send what the stage's spool has gained, a few traces at a time; after an error the same lines are read again.
 
         A stage that has not announced itself has not really started, and has no run.
         """
@@ -88,10 +90,14 @@ class MlflowRuns:
                 return
             self._open(child, child.announced)
         assert child.reader is not None
+        assert child.trajectories is not None
         assert child.run_id is not None
         before, seen = child.reader.offset, dict(child.seen)
         points: list[Point] = []
         for line in child.reader.new_lines():
+            if "metrics" not in line:
+                child.trajectories.take(line["trajectory"])
+                continue
             for key, value in line["metrics"].items():
                 point = (key, value, line["time_ms"], line["step"])
                 if is_kept(child.seen.get(key, 0)):
@@ -103,6 +109,7 @@ class MlflowRuns:
         except Exception:
             child.reader.offset, child.seen = before, seen
             raise
+        child.trajectories.send()
 
     def _open(self, child: Child, announced: Announcement) -> None:
         tags = {
@@ -114,6 +121,15 @@ class MlflowRuns:
         }
         run = self.client.create_run(self._experiment, start_time=announced.started_ms, tags=tags, run_name=child.stage)
         child.run_id = run.info.run_id
+        names = ("stage.name", "stage.fingerprint", "git.commit", "profile")
+        child.trajectories = TrajectorySender(
+            self._settings,
+            self._experiment,
+            run.info.run_id,
+            {name: tags[name] for name in names if name in tags},
+            announced.fingerprint,
+            Path(announced.spool).with_name(SENT_NAME),
+        )
         child.reader = SpoolReader(Path(announced.spool))
         self.log_params(run.info.run_id, announced.params)
 

@@ -5,12 +5,15 @@ files here, and `infra.tracking` in the process that drives the run sends them. 
 a stage, a stage on another machine is tracked in the same way, and what a dead run left is sent by the next one.
 
     .state/tracking/<MLflow parent run>/<stage>.json   the announcement
-    <state_dir>/metrics.spool.jsonl                    one line per emit: {"step", "time_ms", "metrics"}
+    <state_dir>/metrics.spool.jsonl                    one line per emit: {"step", "time_ms", "metrics"},
+                                                       one per trajectory of the memory agent: {"time_ms", "trajectory"}
+    <state_dir>/trajectories.sent                      keys of those that the tracker has sent, one a line
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -22,7 +25,9 @@ from typing import Any
 from infra.settings import Settings
 
 SPOOL_NAME = "metrics.spool.jsonl"
+SENT_NAME = "trajectories.sent"
 FINISHED = b'{"finished": true}\n'
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ class Announcement:
 
 
 class MetricSpool:
-    """Appends metrics to a JSONL file, a line at a time: what a killed process wrote is readable.
+    """Appends metrics to a JSONL file, a line at a time: what a killed process wrote is readable. What stages call `emit`.
 
     A spool that an interrupted attempt left is continued (its steps precede the checkpoint that is resumed); one that
     ends with the mark of `finish` belongs to a complete run and is begun anew.
@@ -50,7 +55,11 @@ class MetricSpool:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         end = _last_bytes(path, len(FINISHED))
-        self._file = path.open("w" if end.endswith(FINISHED) else "a", encoding="utf-8")
+        anew = end.endswith(FINISHED)
+        if anew:
+            path.with_name(SENT_NAME).unlink(missing_ok=True)
+        self._file = path.open("w" if anew else "a", encoding="utf-8")
+        self._warned = False
         if end and not end.endswith(b"\n"):
             self._file.write("\n")  # half a line of a killed process must not swallow the next one
 
@@ -60,6 +69,19 @@ class MetricSpool:
         line = {"step": int(step), "time_ms": int(time.time() * 1000), "metrics": finite}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+    __call__ = emit
+
+    def trajectory(self, record: Mapping[str, Any]) -> None:
+        """Append the record of a trajectory (stages/memory/record.py). An error is logged once and stops nothing."""
+        try:
+            line = json.dumps({"time_ms": int(time.time() * 1000), "trajectory": record})
+            self._file.write(line + "\n")
+            self._file.flush()
+        except (OSError, TypeError, ValueError) as error:  # a full disk; a value that JSON does not know
+            level = logging.DEBUG if self._warned else logging.WARNING
+            self._warned = True
+            logger.log(level, "a trajectory was not recorded for MLflow's Traces: %s. The stage goes on.", error)
 
     def finish(self) -> None:
         """Mark the end of a stage that succeeded."""
@@ -148,5 +170,7 @@ class SpoolReader:
                     line = json.loads(raw)
                 except ValueError:  # half a line from a process that was killed while it wrote
                     continue
-                if isinstance(line, dict) and {"step", "time_ms", "metrics"} <= line.keys():
+                if isinstance(line, dict) and (
+                    {"step", "time_ms", "metrics"} <= line.keys() or isinstance(line.get("trajectory"), dict)
+                ):
                     yield line

@@ -132,7 +132,7 @@ class AgentTracer:
             self._name,
             span_type="AGENT",
             inputs={"question": shortened(question)},
-            attributes=_safe(attributes),
+            attributes=safe_attributes(attributes),
             tags=self._tags,
             experiment_id=self._experiment,
             start_time_ns=start_ns,
@@ -198,7 +198,7 @@ class QuestionTrace:
         def finish() -> None:
             if self._root is not None:
                 self._child("answer", {}, {"answer": shown}, {}, start_ns, end_ns)
-                self._root.set_attributes(_safe(attributes))
+                self._root.set_attributes(safe_attributes(attributes))
                 self._root.set_outputs({"answer": shown})
                 self._root.end(status="OK", end_time_ns=end_ns)
 
@@ -249,5 +249,6 @@ def shortened(text: str) -> str:
     return f"{text[:MAX_CHARACTERS]} [... {len(text) - MAX_CHARACTERS} more characters]"
 
 
-def _safe(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def safe_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a span, their texts shortened."""
     return {key: shortened(value) if isinstance(value, str) else value for key, value in attributes.items()}

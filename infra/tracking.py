@@ -100,7 +100,7 @@ class PipelineTracker:
     # --- stages
 
     def stage_started(self, stage: str) -> None:
-        """Watch for the stage's announcement and send its metrics as they come."""
+        """Watch for the stage's announcement and send its metrics and trajectories as they come."""
         self._children[stage] = Child(stage=stage)
 
     def stage_ended(self, stage: str, status: str, lock_entry: Mapping[str, Any] | None) -> Future[str | None]:
@@ -116,6 +116,8 @@ class PipelineTracker:
                 self._quietly(lambda: self._runs.forward(child))
                 if child.run_id is not None:
                     self._quietly(lambda: self._runs.finish(child, status, lock_entry))
+                    if child.trajectories is not None:
+                        self._quietly(child.trajectories.finish)
             ended.set_result(child.run_id if child is not None else None)
 
         self._queue.put(finish)

@@ -52,7 +52,9 @@ def open_chat(
     retry: RetryPolicy = USUAL_RETRIES,
     total_seconds: float | None = None,
 ) -> OpenAIChat | None:
-    """The client of an endpoint, None if none is configured. Use it in `async with`.
+    """The client of an endpoint, None if none is configured. Use it in `async with`, as often as needed.
+
+    Each client has a budget of its own, and a budget belongs to a stage: a stage opens one client and hands it on.
 
     state_dir: the stage's own; replies are kept there unless the process has a shared folder.
     keep_account: the budget outlives a kill (for stages that go on without repeating their calls).

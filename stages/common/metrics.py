@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 Emit = Callable[[int, Mapping[str, float]], None]
 
@@ -18,6 +19,23 @@ VOLATILE_PREFIXES = ("time/", "perf/", "cost/", "judge/calls", "judge/cache_hits
 def is_volatile(key: str) -> bool:
     """True for metrics that differ between two equal runs."""
     return key.startswith(VOLATILE_PREFIXES)
+
+
+@runtime_checkable
+class EmitsTrajectories(Protocol):
+    """An `Emit` that also takes records of the memory agent's trajectories (stages/memory/record.py)."""
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def trajectory(self, record: Mapping[str, Any]) -> None:
+        """Keep a record for the tracker; never raises."""
+        ...
+
+
+def record_trajectory(emit: Emit, record: Mapping[str, Any]) -> None:
+    """Hand a record to the tracker; without effect where `emit` takes metrics alone."""
+    if isinstance(emit, EmitsTrajectories):
+        emit.trajectory(record)
 
 
 class StepMetrics:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stages.common.chat import ChatFailedError
 from stages.common.chat_breaker import SILENT
@@ -21,8 +22,10 @@ from stages.evaluation.config import AskSettings
 from stages.evaluation.finished import Answer
 from stages.evaluation.planning import Planned
 from stages.evaluation.prompting import context_text, fit_prompt
-from stages.memory.agent import MemoryAgent
+from stages.memory.agent import AgentResult, MemoryAgent
 from stages.memory.query import split_query
+
+OnRead = Callable[[Planned, int, AgentResult], None]  # a question, the number of its sample, how it was read
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +34,25 @@ MAY_BE_ASKED_AGAIN = SILENT | {"budget"}
 TOO_LONG = "too_long"  # the question alone does not fit into the window
 
 
-async def answer_question(engine: RolloutEngine, planned: Planned, settings: AskSettings) -> list[Answer]:
-    """The k answers. Raises ChatFailedError if a server gave none that could not come later, and UserErrors."""
+async def answer_question(
+    engine: RolloutEngine, planned: Planned, settings: AskSettings, on_read: OnRead | None = None
+) -> list[Answer]:
+    """The k answers. Raises ChatFailedError if a server gave none that could not come later, and UserErrors.
+
+    on_read: gets every trajectory of the agent with the number of its sample.
+    """
     seed = derive_seed(settings.seed, "evaluate", *planned.key)
     if planned.mode == "memory_agent":
-        samples = (_agent_answer(engine, planned, settings, derive_seed(seed, i)) for i in range(settings.samples))
+        samples = (
+            _agent_answer(
+                engine,
+                planned,
+                settings,
+                derive_seed(seed, i),
+                None if on_read is None else partial(on_read, planned, i),
+            )
+            for i in range(settings.samples)
+        )
         return list(await asyncio.gather(*samples))
     return await _single_pass(engine, planned, settings, seed)
 
@@ -112,7 +129,13 @@ async def _second_call(
     )
 
 
-async def _agent_answer(engine: RolloutEngine, planned: Planned, settings: AskSettings, seed: int) -> Answer:
+async def _agent_answer(
+    engine: RolloutEngine,
+    planned: Planned,
+    settings: AskSettings,
+    seed: int,
+    on_read: Callable[[AgentResult], None] | None,
+) -> Answer:
     question = planned.question
     agent = MemoryAgent(
         engine,
@@ -138,6 +161,8 @@ async def _agent_answer(engine: RolloutEngine, planned: Planned, settings: AskSe
         result = await agent.finish(steps, completion)
     except ChatFailedError as error:
         return _failed(error)
+    if on_read is not None:
+        on_read(result)
     return Answer(
         text=result.text,
         finish_reason="stop",

@@ -18,7 +18,7 @@ from stages.common.chat import ChatFailedError, FailureReason
 from stages.common.chat_client import OpenAIChat
 from stages.engines.base import RolloutEngine
 from stages.engines.endpoint_engine import EndpointEngine, EndpointTokenizer
-from stages.evaluation.answering import answer_question
+from stages.evaluation.answering import OnRead, answer_question
 from stages.evaluation.config import AskSettings
 from stages.evaluation.finished import Answer, FinishedAnswers
 from stages.evaluation.planning import Planned, units_of
@@ -43,13 +43,15 @@ def ask_all(
     finished: FinishedAnswers,
     progress: Progress,
     concurrent: int = 0,
+    on_read: OnRead | None = None,
 ) -> Asked:
     """Answers of all questions. The engine is made only if something is left to be asked.
 
     concurrent: questions under way at once, for engines whose requests do not share numerics; 0: batches in order.
+    on_read: gets the agent's trajectories; `progress` is called when their question is kept.
     Raises UserError for what concerns every question: a model that cannot be opened, a wrong key.
     """
-    return asyncio.run(_ask_all(open_engine, planned, settings, finished, progress, concurrent))
+    return asyncio.run(_ask_all(open_engine, planned, settings, finished, progress, concurrent, on_read))
 
 
 async def _ask_all(
@@ -59,6 +61,7 @@ async def _ask_all(
     finished: FinishedAnswers,
     progress: Progress,
     concurrent: int,
+    on_read: OnRead | None,
 ) -> Asked:
     left = [item for item in planned if finished.get(item) is None]
     kept = [item for item in planned if finished.get(item) is not None]
@@ -78,9 +81,9 @@ async def _ask_all(
     if left:
         async with open_engine() as engine:
             if concurrent:
-                await _side_by_side(engine, left, settings, done, concurrent)
+                await _side_by_side(engine, left, settings, done, concurrent, on_read)
             else:
-                await _batch_by_batch(engine, units_of(planned, settings), finished, settings, done)
+                await _batch_by_batch(engine, units_of(planned, settings), finished, settings, done, on_read)
     answers = [finished.get(item) for item in planned]
     unanswered = {index: failed[item.key] for index, item in enumerate(planned) if answers[index] is None}
     return Asked(answers, unanswered, len(left))
@@ -95,23 +98,29 @@ async def _batch_by_batch(
     finished: FinishedAnswers,
     settings: AskSettings,
     done: Done,
+    on_read: OnRead | None,
 ) -> None:
     """A unit's questions wait for the engine at the same time, so they share its batch."""
     for unit in units:
         left = [item for item in unit if finished.get(item) is None]
         if left:
-            done(left, await asyncio.gather(*(_answers(engine, item, settings) for item in left)))
+            done(left, await asyncio.gather(*(_answers(engine, item, settings, on_read) for item in left)))
 
 
 async def _side_by_side(
-    engine: RolloutEngine, left: Sequence[Planned], settings: AskSettings, done: Done, concurrent: int
+    engine: RolloutEngine,
+    left: Sequence[Planned],
+    settings: AskSettings,
+    done: Done,
+    concurrent: int,
+    on_read: OnRead | None,
 ) -> None:
     """At most `concurrent` questions under way; each is kept when it is finished. The first error ends all."""
     waiting = iter(left)
 
     async def work() -> None:
         for item in waiting:  # shared: every worker takes the next one
-            done([item], [await _answers(engine, item, settings)])
+            done([item], [await _answers(engine, item, settings, on_read)])
 
     workers = [asyncio.create_task(work()) for _ in range(min(concurrent, len(left)))]
     try:
@@ -122,9 +131,11 @@ async def _side_by_side(
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _answers(engine: RolloutEngine, item: Planned, settings: AskSettings) -> list[Answer] | FailureReason:
+async def _answers(
+    engine: RolloutEngine, item: Planned, settings: AskSettings, on_read: OnRead | None
+) -> list[Answer] | FailureReason:
     try:
-        return await answer_question(engine, item, settings)
+        return await answer_question(engine, item, settings, on_read)
     except ChatFailedError as error:
         return error.reason
 

@@ -26,6 +26,7 @@ from stages.evaluation.benchmarks.needle import needle_questions
 from stages.evaluation.config import AskSettings, EvaluateStage
 from stages.evaluation.finished import Answer
 from stages.evaluation.planning import Planned, plan
+from stages.evaluation.recording import Recorder
 from stages.evaluation.selection import Selection, benchmark_named, select
 from stages.evaluation.session import answers_file, evaluate_planned, write_evaluation
 
@@ -50,7 +51,8 @@ def run(
     chosen = _benchmarks(config, inputs["benchmarks"], documents, tokenizer)
     planned += chosen.planned
     settings = ask_settings(config)
-    progress = _Progress(len(planned), emit)
+    recorder = Recorder(planned, emit)
+    progress = _Progress(len(planned), emit, recorder)
     evaluation = evaluate_planned(
         closing(lambda: build_engine(model_dir, config.train)),
         planned,
@@ -59,6 +61,7 @@ def run(
         progress.note,
         concurrent=0 if config.train.engine.kind == "transformers" else CONCURRENT_QUESTIONS,
         judge=open_chat(config.judge, state_dir),
+        on_read=recorder.read,
     )
     evaluation = evaluation.with_gaps(chosen.skipped, chosen.broken)
     write_evaluation(out_dir, out_dir.parent.name, evaluation)
@@ -137,15 +140,16 @@ def _benchmarks(config: EvaluateStage, data_dir: Path, documents: DocumentStore,
 
 
 class _Progress:
-    """Tells how many questions are answered, every few of them."""
+    """Tells how many questions are answered, every few of them, and the recorder of each."""
 
-    def __init__(self, total: int, emit: Emit) -> None:
-        self._total, self._emit = total, emit
+    def __init__(self, total: int, emit: Emit, recorder: Recorder) -> None:
+        self._total, self._emit, self._recorder = total, emit, recorder
         self._questions = self._tokens = 0
 
-    def note(self, _: Planned, result: list[Answer] | FailureReason) -> None:
+    def note(self, planned: Planned, result: list[Answer] | FailureReason) -> None:
         self._questions += 1
         if isinstance(result, list):
+            self._recorder.kept(planned, result)
             self._tokens += sum(answer.prompt_tokens + answer.response_tokens for answer in result)
         if self._questions % _PROGRESS_QUESTIONS == 0 or self._questions == self._total:
             values = {"progress/prompts": float(self._questions), "progress/tokens": float(self._tokens)}

@@ -11,6 +11,7 @@ from typing import Any
 from stages.common.chat_client import OpenAIChat
 from stages.common.storage import write_json, write_jsonl
 from stages.evaluation.aggregate import score_rows
+from stages.evaluation.answering import OnRead
 from stages.evaluation.asking import OpenEngine, Progress, ask_all
 from stages.evaluation.base import BrokenRow, Prediction
 from stages.evaluation.config import AskSettings
@@ -55,14 +56,15 @@ def evaluate_planned(
     *,
     concurrent: int = 0,
     judge: OpenAIChat | None = None,
+    on_read: OnRead | None = None,
 ) -> Evaluation:
     """Ask what is not kept in `answers_path` already, and score everything.
 
-    judge: client of the judge's endpoint, not yet entered; None: rules alone.
+    judge: client of the judge's endpoint, not yet entered; None: rules alone. on_read: gets the agent's trajectories.
     """
     to_ask = _split_by_model(planned, judge) if settings.agent.split_question == "model" else planned
     with FinishedAnswers(answers_path) as finished:
-        asked = ask_all(open_engine, to_ask, settings, finished, progress, concurrent)
+        asked = ask_all(open_engine, to_ask, settings, finished, progress, concurrent, on_read)
     scored = [
         [] if answers is None else score_answers(item, answers)
         for item, answers in zip(planned, asked.answers, strict=True)

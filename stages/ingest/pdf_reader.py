@@ -1,4 +1,6 @@
-"""PDF to Markdown with pdfplumber: the text of each page, ruled tables in their places, no running heads, no broken words.
+"""PDF to Markdown with pdfplumber: the text of each page, tables in their places, no running heads, no broken words.
+
+Tables with rules are found by these, others only where columns of numbers leave no doubt (pdf_columns.py).
 
 Pages without text (scans) are left out; a file that holds nothing else is dropped, since nothing here reads pictures.
 """
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.common.text import collapse_blanks
+from stages.ingest.pdf_columns import aligned_tables, may_hold_table
 from stages.ingest.reasons import DropReason, UnusableError
 from stages.ingest.tables import check_cells, pipe_table
 
@@ -66,12 +69,34 @@ def _parts(page: Any) -> list[str]:
     parts = []
     for table in tables:
         if table.bbox[1] > top:
-            parts.append(_text(page, (left, top, right, table.bbox[1])))
+            parts += _text_and_columns(page, (left, top, right, table.bbox[1]))
         parts.append(pipe_table(_filled(table.extract())))
         top = max(top, table.bbox[3])
     if top < bottom:
-        parts.append(_text(page, (left, top, right, bottom)))
+        parts += _text_and_columns(page, (left, top, right, bottom))
     return [part for part in parts if part]
+
+
+def _text_and_columns(page: Any, box: tuple[float, float, float, float]) -> list[str]:
+    """A part of a page without rules: its text, and in it the tables that only their columns show."""
+    text = _text(page, box)
+    if not may_hold_table(text):
+        return [text]
+    cropped = page.crop(box)
+    tables = aligned_tables(cropped)
+    if not tables:
+        return [text]
+    parts, top = [], box[1]
+    for table in tables:
+        parts += [_lines_between(cropped, top, table.top), pipe_table(table.rows)]
+        top = table.bottom
+    return [*parts, _lines_between(cropped, top, box[3])]
+
+
+def _lines_between(page: Any, top: float, bottom: float) -> str:
+    """The text of the lines whose middle lies between two heights: close lines overlap, and none may be read twice."""
+    part = page.filter(lambda item: top <= (item["top"] + item["bottom"]) / 2 < bottom)
+    return _clean(part.extract_text() or "")
 
 
 def _is_table(table: Any) -> bool:
@@ -95,7 +120,10 @@ def _filled(rows: Sequence[Sequence[str | None]]) -> list[list[str]]:
 
 
 def _text(page: Any, box: tuple[float, float, float, float]) -> str:
-    text = page.crop(box).extract_text() or ""
+    return _clean(page.crop(box).extract_text() or "")
+
+
+def _clean(text: str) -> str:
     return _HYPHEN.sub("", text).strip()
 
 

@@ -1,7 +1,7 @@
 """What is wrong with a text, in numbers: repetition, boilerplate, damage. Thresholds are applied later, so they can change cheaply.
 
 After Gopher's rules (Rae et al. 2021, arXiv:2112.11446, appendix A.1.1): repeated lines and repeated word 10-grams. Tables are left out of
-both, since a column repeats its values by nature. What the rules do not see is named in docs/synthesis.md.
+both, since a column repeats its values by nature. What the rules do not see is named in docs/synthesis.md ("What the filters miss").
 """
 
 from __future__ import annotations

@@ -195,6 +195,7 @@ class MemoryAgent:
         request = self._request(messages, self._lengths.answer, derive_seed(seed, "memory_answer"))
         if on_answer is not None:
             on_answer()
+        asked = time.perf_counter()
         completion = yield request
         if keep_segments:
             segments.append(_segment(request, completion, is_answer=True))
@@ -206,6 +207,7 @@ class MemoryAgent:
             prompt_tokens=prompt_tokens + len(request.prompt_ids),
             response_tokens=response_tokens + len(completion.token_ids),
             segments=tuple(segments),
+            answer_seconds=time.perf_counter() - asked,
         )
 
     def _turn(

@@ -2,8 +2,9 @@
 
 The paper cuts at exact token counts; a cut inside a line would show half a table row or half a sentence to a turn that
 cannot go back. So a chunk may be up to a quarter shorter than the limit if it then ends with a paragraph or a top-level
-block of code, else with a line outside a table, else with any line, a sentence, a word. The chunks joined together are the
-document, character by character, and only one chunk is in memory when the document is a file.
+block of code, else with a line outside a table, else with any line, a sentence, a word. For a table that would be parted
+and fits whole into the next chunk it may be up to three quarters shorter; a longer one is parted between rows. The chunks
+joined together are the document, character by character, and only a chunk or two are in memory when it is a file.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from pathlib import Path
 
 from stages.common.errors import InputError
 from stages.common.fitting import CountTokens, longest_prefix
+from stages.memory.tables import CutTable, between_rows, table_around
 
 _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’)\]]*(?:\s+|(?<=[。！？]))")
 _WORD_END = re.compile(r"\s+")
 _KEPT_SHARE = 0.75  # a boundary is looked for in the last quarter of a chunk
+_KEPT_BEFORE_TABLE = 0.25  # of a chunk that ends early so that a table is read whole
 _PIECE_CHARACTERS = 1 << 16
 _SPLICED_SLACK = 64  # tokens: from here on (chunks of 4,096) the error of a few is well within the slack
 _SPLICES = 6
+_TABLE_SLACK = 1_024  # characters
 _MAX_CLUSTER = 32  # characters; longer runs of combining marks are cut
 
 
@@ -58,10 +62,30 @@ def iter_chunks(document: str | Path, chunk_tokens: int, count_tokens: CountToke
         end = max(end, 1)
         characters_per_token = min(64.0, max(0.25, end / chunk_tokens))
         cut = end if end == len(buffer) else _boundary(buffer, end)
+        floor = int(end * _KEPT_BEFORE_TABLE)
+        table = table_around(buffer, cut, floor) if cut < len(buffer) else None
+        if table is not None and table.start is not None and table.end is None:
+            while not ended and len(buffer) < 2 * end + _TABLE_SLACK:  # a table that fits may end so far on
+                piece = next(pieces, None)
+                buffer, ended = (buffer, True) if piece is None else (buffer + piece, False)
+            table = table_around(buffer, cut, floor)
+        if table is not None:
+            cut = _beside(buffer, table, cut, chunk_tokens - slack, count_tokens, ended)
         while cut > 1 and count_tokens(buffer[:cut]) > chunk_tokens:
             cut = _boundary(buffer, cut - 1)  # rare: an earlier end can have more tokens than a later one
         yield buffer[:cut]
         buffer = buffer[cut:]
+
+
+def _beside(text: str, table: CutTable, cut: int, limit_tokens: int, count_tokens: CountTokens, ended: bool) -> int:
+    """A place for the cut that parts no table that fits into a chunk, else one between two of its rows, else `cut`.
+
+    ended: the text ends where the document does.
+    """
+    end = len(text) if table.end is None and ended else table.end
+    if table.start is not None and end is not None and count_tokens(text[table.start : end]) <= limit_tokens:
+        return table.start
+    return cut if table.row is None else table.row
 
 
 def _longest_beginning(text: str, limit_tokens: int, count_tokens: CountTokens, slack_tokens: int, guess: int) -> int:
@@ -122,10 +146,10 @@ def _rank(text: str, cut: int) -> int:
     3 no table goes on
     4 between two rows of a table
     """
+    if between_rows(text, cut):
+        return 4
     before = text[text.rfind("\n", 0, cut - 1) + 1 : cut - 1]
     after = text[cut : cut + 1]
-    if before.lstrip().startswith("|") and after == "|":
-        return 4
     blank, indented = not before.strip(), after in (" ", "\t")
     return 2 * (not blank) + indented
 

@@ -48,6 +48,7 @@ class AgentResult:
     prompt_tokens: int  # over all turns and the answer
     response_tokens: int
     segments: tuple[Segment, ...] = field(default=(), repr=False)  # one per turn and the answer, if asked for
+    answer_seconds: float = field(default=0.0, compare=False)  # from asking for the answer to having it
 
     @property
     def counters(self) -> dict[str, int]:

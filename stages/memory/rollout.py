@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -27,12 +27,16 @@ from stages.memory.agent import AgentResult, MemoryAgent, Trajectory
 from stages.memory.config import MemoryAgentConfig
 from stages.memory.kept_turns import KeptTurns
 from stages.memory.query import split_query
-from stages.rewards.hybrid import HybridReward
+from stages.rewards.hybrid import HybridReward, Scored
+
+# (step, attempt, sample, results, scores) of a group that is scored
+OnTrajectories = Callable[[int, int, Sample, Sequence[AgentResult], Sequence[Scored]], None]
 
 
 class MemoryRolloutSource:
     """Reads each sample's context with the memory agent, G times (a RolloutSource, see stages/rl/rollout.py).
 
+    on_trajectories: gets one group of every call, that of the first place, once it is scored, for the reader who wants to see how it was read.
     reward_seconds: time spent on rewards in the last call.
     Rollout.counters: turns, parse_failures, truncated_turns, memory_cuts; with a judge also judge_*.
     Raises InputError if the agent's lengths do not fit into the engine's window.
@@ -49,6 +53,7 @@ class MemoryRolloutSource:
         top_p: float,
         seed: int,
         reward: HybridReward | None = None,
+        on_trajectories: OnTrajectories | None = None,
     ) -> None:
         self._engine = engine
         self._documents = documents
@@ -65,6 +70,7 @@ class MemoryRolloutSource:
         )
         self._group_size = group_size
         self._seed = seed
+        self._on_trajectories = on_trajectories
         self.reward = reward or HybridReward()
         self.reward_seconds = 0.0
 
@@ -83,6 +89,8 @@ class MemoryRolloutSource:
         turn_log: turns that were finished before a stop are taken from it, new ones are added.
         """
         self.reward_seconds = 0.0
+        numbers = list(places or range(len(samples)))
+        tell = self._on_trajectories
         makers = [
             partial(
                 self._group,
@@ -90,12 +98,21 @@ class MemoryRolloutSource:
                 place,
                 derive_seed(self._seed, "memory_rollout", step, attempt, place, sample.id),
                 turn_log,
+                partial(tell, step, attempt, sample) if tell is not None and place == min(numbers) else None,
             )
-            for place, sample in zip(places or range(len(samples)), samples, strict=True)
+            for place, sample in zip(numbers, samples, strict=True)
         ]
         return make_groups(self._engine, makers, on_group)
 
-    async def _group(self, sample: Sample, place: int, seed: int, turn_log: TurnLog | None, slot: Slot) -> RolloutGroup:
+    async def _group(
+        self,
+        sample: Sample,
+        place: int,
+        seed: int,
+        turn_log: TurnLog | None,
+        tell: Callable[[Sequence[AgentResult], Sequence[Scored]], None] | None,
+        slot: Slot,
+    ) -> RolloutGroup:
         """G trajectories over one document, scored."""
         kept = KeptTurns(turn_log, f"{place}/{sample.id}")
         async with slot:
@@ -107,6 +124,8 @@ class MemoryRolloutSource:
             for result, scored in zip(results, scores, strict=True)
         )
         self.reward_seconds += time.perf_counter() - started
+        if tell is not None:
+            tell(results, scores)
         return RolloutGroup(sample.id, sample.task_type.value, place, rollouts)
 
     async def _trajectories(self, sample: Sample, seed: int, kept: KeptTurns) -> list[AgentResult]:

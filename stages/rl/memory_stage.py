@@ -10,18 +10,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from stages.common.metrics import Emit
+from stages.common.metrics import Emit, record_trajectory
 from stages.common.records import Sample
 from stages.common.storage import DocumentStore
 from stages.engines.base import RolloutEngine
-from stages.memory.rollout import MemoryRolloutSource
+from stages.memory.record import cut, trajectory_record
+from stages.memory.results import AgentResult
+from stages.memory.rollout import MemoryRolloutSource, OnTrajectories
+from stages.rewards.hybrid import Scored
 from stages.rewards.judge import build_reward
 from stages.rl.config import MemoryRLStage
 from stages.rl.rollout import FittingSamples, RolloutSource
-from stages.rl.stage import StageSettings, run_stage
+from stages.rl.stage import Purpose, StageSettings, run_stage
 from stages.rl.train import TrainPlan
 
-PROMPT_TOKENS = 512  # room for the agent's instructions and the question, in the memory plan
+PROMPT_TOKENS = 1024  # room for the agent's instructions and the question, in the memory plan
+
+RECORDED = 128  # trajectories of a stage that are shown in MLflow's Traces
+RECORDED_OF_GROUP = 8
 
 
 def run(
@@ -32,7 +38,9 @@ def run(
 
     reward = build_reward(config.judge, state_dir)
 
-    def make_source(engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int) -> RolloutSource:
+    def make_source(
+        engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int, purpose: Purpose
+    ) -> RolloutSource:
         return MemoryRolloutSource(
             engine,
             documents,
@@ -42,6 +50,7 @@ def run(
             top_p=shared.top_p,
             seed=seed,
             reward=reward,
+            on_trajectories=_recorded(emit, memory.steps) if purpose == "train" else None,
         )
 
     def choose(samples: Sequence[Sample], _documents: DocumentStore, _engine: RolloutEngine) -> FittingSamples:
@@ -65,3 +74,23 @@ def run(
         return run_stage(
             settings, shared, config.train, config.seed, identity, make_source, choose, inputs, out_dir, state_dir, emit
         )
+
+
+def _recorded(emit: Emit, steps: int) -> OnTrajectories:
+    """Records one group of every n-th update, so that a stage has about RECORDED trajectories however long it is."""
+    every = -(-steps * RECORDED_OF_GROUP // RECORDED)
+
+    def record(
+        step: int, attempt: int, sample: Sample, results: Sequence[AgentResult], scores: Sequence[Scored]
+    ) -> None:
+        if step % every or attempt:
+            return
+        for member, (result, scored) in enumerate(zip(results, scores, strict=True)):
+            if member < RECORDED_OF_GROUP:
+                facts = {"sample_id": sample.id, "task_type": sample.task_type.value, "reward": scored.reward}
+                facts |= {"gold": cut(str(sample.answer), 1000)}
+                facts |= {"update": step + 1, "rollout": member}
+                key = f"update-{step + 1}/{sample.id}/{member}"
+                record_trajectory(emit, trajectory_record(key, sample.question, result, facts))
+
+    return record

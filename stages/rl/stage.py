@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from stages.common.config import TrainConfig
 from stages.common.errors import ConfigError, LongfuseError, NotEnoughDataError
@@ -42,8 +43,10 @@ from stages.rl.train import TrainPlan, train
 
 logger = logging.getLogger(__name__)
 
-# (engine, documents, rollouts per prompt, seed) -> source
-MakeSource = Callable[[RolloutEngine, DocumentStore, int, int], RolloutSource]
+# What a rollout source is for: the difficulty filter, the updates, the evaluation while training
+Purpose = Literal["filter", "train", "held_out"]
+# (engine, documents, rollouts per prompt, seed, purpose) -> source
+MakeSource = Callable[[RolloutEngine, DocumentStore, int, int, Purpose], RolloutSource]
 # (samples, documents, engine) -> those that fit
 ChooseSamples = Callable[[Sequence[Sample], DocumentStore, RolloutEngine], FittingSamples]
 
@@ -80,7 +83,9 @@ def run(config: RLStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: P
 
     reward = build_reward(config.judge, state_dir)
 
-    def make_source(engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int) -> RolloutSource:
+    def make_source(
+        engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int, _purpose: Purpose
+    ) -> RolloutSource:
         return FullContextRolloutSource(
             engine,
             documents,
@@ -184,7 +189,7 @@ def run_stage(
     progress = train(
         policy=policy,
         engine=engine,
-        source=make_source(engine, documents, shared.group_size, seed),
+        source=make_source(engine, documents, shared.group_size, seed, "train"),
         samples=[sample for sample in fitting if sample.id in chosen_ids],
         shared=shared,
         plan=settings.plan,
@@ -221,10 +226,16 @@ def run_stage(
 
 
 def _spread(
-    make_source: MakeSource, world: World, engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int
+    make_source: MakeSource,
+    world: World,
+    engine: RolloutEngine,
+    documents: DocumentStore,
+    group_size: int,
+    seed: int,
+    purpose: Purpose,
 ) -> RolloutSource:
     """A rollout source whose work the processes share, if there are several."""
-    source = make_source(engine, documents, group_size, seed)
+    source = make_source(engine, documents, group_size, seed, purpose)
     return source if world.size == 1 else DistributedRolloutSource(source, world)
 
 
@@ -251,7 +262,7 @@ def _selected(
     else:
         filter_seed = derive_seed(seed, "filter")
         drawn = draw_balanced(samples, settings.filter_prompts, filter_seed, "the stage's filter_prompts")
-        source = make_source(engine, documents, settings.filter_rollouts, filter_seed)
+        source = make_source(engine, documents, settings.filter_rollouts, filter_seed, "filter")
         means = measure(source, drawn, shared.batch_size, checkpoints.finished(0, "filter"))
         share = -(-shared.batch_size // len({sample.task_type for sample in samples}))
         selected = select(samples, means, share)
@@ -279,7 +290,7 @@ def _held_out(
         )
     eval_seed = derive_seed(seed, "held-out")
     samples = draw_balanced(fitting, shared.eval_prompts, eval_seed, "rl.shared.eval_prompts")
-    return HeldOut(make_source(engine, documents, 1, eval_seed), samples, shared.eval_every_steps)
+    return HeldOut(make_source(engine, documents, 1, eval_seed, "held_out"), samples, shared.eval_every_steps)
 
 
 def _row_tokens(

@@ -7,9 +7,13 @@ filings). Keys are 64-bit hashes: the survey holds all of a corpus's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from stages.common.records import Category, Document, QAPair
 from stages.synthesis.outline import Heading, headings
 
 _SHORT_SECTION_CHARACTERS = 400
@@ -29,6 +33,33 @@ def attributes(text: str) -> list[Attribute]:
     """All attributes of a text, by position."""
     found = [*_of_headings(text, headings(text)), *_of_rows(text)]
     return sorted(found, key=_start)
+
+
+def attributes_of(document: Document) -> list[Attribute]:
+    """All attributes of a document. Code comments look like headings, and turns of talk state no attributes: none."""
+    if document.category in (Category.DIALOGUES, Category.CODE):
+        return []
+    return attributes(document.text)
+
+
+def key_at(starts: Any, ends: Any, is_row: Any, keys: Any, position: int) -> int:
+    """The attribute that governs a position: the row it is in, else the heading above; 0 if there is none.
+
+    starts, ends, is_row, keys: one value per attribute of a document, in order (arrays or lists).
+    """
+    index = int(np.searchsorted(starts, position, side="right")) - 1
+    if index >= 0 and is_row[index] and position <= ends[index]:
+        return int(keys[index])
+    while index >= 0 and is_row[index]:
+        index -= 1
+    return int(keys[index]) if index >= 0 else 0
+
+
+def asked_keys(pair: QAPair, key_of_place: Callable[[str, int], int]) -> list[int]:
+    """The attributes that a question's evidence states, each once. key_of_place: (document id, position) -> key or 0."""
+    # The last line of the evidence holds the value; what stands above it may be a parent's heading.
+    found = [key_of_place(e.document_id, max(e.start, e.end - 1)) for e in pair.evidence]
+    return [key for key in dict.fromkeys(found) if key]
 
 
 def _of_headings(text: str, found: list[Heading]) -> Iterator[Attribute]:

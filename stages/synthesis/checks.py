@@ -1,7 +1,7 @@
 """Programmatic checks on assembled samples: each returns None to keep, or (reason, detail) to drop.
 
 They need no model and always run on every sample. What they hold: the evidence is what the documents say, the context
-shows it, the question does not give its answer away, and the answer follows from the evidence.
+shows it, the question does not give its answer away, the answer follows from the evidence, and the context states no other.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from stages.common.records import AnswerKind, Sample, Span
+from stages.common.records import AnswerKind, QAPair, Sample, Span
 from stages.common.storage import DocumentStore
 from stages.common.text import collapse_blanks
+from stages.synthesis.mentions import NOT_MENTIONED
 from stages.synthesis.rederive import rederive
+from stages.synthesis.uniqueness import answer_is_unique
 
 Refusal = tuple[str, str]  # (reason, what was seen)
 Check = Callable[[Sample, DocumentStore], Refusal | None]
 
 _WORDS = re.compile(r"\w+")
 _MIN_COMPARED_CHARACTERS = 2
+# They look at a turn that is unique in its document, and at its neighbours.
+_NEED_NO_WHOLE_WINDOW = frozenset({"speaker_of", "reply_to"})
 
 
 def quotes_equal_spans(sample: Sample, documents: DocumentStore) -> Refusal | None:
@@ -48,8 +52,8 @@ def evidence_in_context(sample: Sample, documents: DocumentStore) -> Refusal | N
 
 
 def window_is_alone(sample: Sample, documents: DocumentStore) -> Refusal | None:
-    """No turn of the conversation is shown beyond the window in which turns are counted."""
-    if sample.proof.get("kind") != "mrcr":
+    """No turn of the conversation is shown beyond the window in which turns are counted, compared or missed."""
+    if sample.proof.get("window") is None or sample.proof.get("kind") in _NEED_NO_WHOLE_WINDOW:
         return None
     window = Span.model_validate(sample.proof["window"])
     title = documents[window.document_id].title
@@ -64,13 +68,22 @@ def window_is_alone(sample: Sample, documents: DocumentStore) -> Refusal | None:
 def answer_not_in_question(sample: Sample, documents: DocumentStore) -> Refusal | None:
     """A text answer must not stand in the question (short scraps are left to re-derivation)."""
     del documents
-    if sample.answer_kind is not AnswerKind.TEXT:
-        return None
-    answer = " ".join(_words(str(sample.answer)))
-    question = " ".join(_words(sample.question))
-    if len(answer) >= _MIN_COMPARED_CHARACTERS and f" {answer} " in f" {question} ":
+    if gives_answer_away(sample):
         return "answer_in_question", f"{sample.answer!r} stands in the question"
     return None
+
+
+def gives_answer_away(pair: QAPair) -> bool:
+    """True if the question holds the words of its text answer.
+
+    Not for "not mentioned", which questions with and without an answer offer alike: it tells nothing.
+    """
+    if pair.answer_kind is not AnswerKind.TEXT:
+        return False
+    if pair.proof.get("kind") == "not_mentioned" and pair.answer == NOT_MENTIONED:
+        return False
+    answer = " ".join(_words(str(pair.answer)))
+    return len(answer) >= _MIN_COMPARED_CHARACTERS and f" {answer} " in f" {' '.join(_words(pair.question))} "
 
 
 def answer_is_rederived(sample: Sample, documents: DocumentStore) -> Refusal | None:
@@ -92,6 +105,7 @@ CHECKS: tuple[Check, ...] = (
     window_is_alone,
     answer_not_in_question,
     answer_is_rederived,
+    answer_is_unique,
 )
 
 

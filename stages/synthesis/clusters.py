@@ -1,38 +1,35 @@
-"""Entity clustering: which spellings mean one entity, by rules, and a row for every merge that says why.
+"""Entity and relation clustering: which spellings mean one thing, by rules. merges.py has a row for every merge they make.
 
-    merges: name (as written), entity (its key), rule, document_id, start, end (what the rule rests on), detail
-
-Rules, in this order; a spelling that two entities of one type claim belongs to neither:
+Rules, in this order; a spelling that two entities claim belongs to neither:
   normalised    case, accents, punctuation, a leading "the", "S." for "South"
   legal suffix  "Apple Inc." and "Apple"
   alias         the entity's own document gives the name ("US or USA", a short form, a trading symbol)
-  parenthesis   "World Bank (IBRD)" in a text: the short form stands for the long one
-  spelling      long names (16 letters and more) one letter apart, digits equal
+  spelling      titles of works (16 letters and more) one letter apart, digits equal
 Relations are clustered by case and punctuation alone: "Net sales" and "Revenue" are not the same to an accountant.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
 
 from stages.synthesis.entities import normalise_name
 
-MERGE_SCHEMA: dict[str, Any] = {
+# name, entity (its key), rule, and where the entity's document says the name (0, 0: in its title alone).
+CLAIM_SCHEMA: dict[str, Any] = {
     "name": pl.String,
     "entity": pl.String,
     "rule": pl.String,
     "document_id": pl.String,
     "start": pl.UInt32,
     "end": pl.UInt32,
-    "detail": pl.String,
 }
 
 MIN_SPELLING_LETTERS = 16
+MAX_BLOCK = 200  # names that share half of their letters; more of them than this are not compared
 _SUFFIXES = frozenset(
     [
         "inc",
@@ -68,64 +65,84 @@ def without_legal_suffix(normalised: str) -> str:
 
 
 class NameClusters:
-    """Spellings of entities, each with the rule by which it was taken in."""
+    """Claims of entities to spellings, as columns; the first rule by which an entity claims a spelling counts."""
 
     def __init__(self) -> None:
-        self._claims: defaultdict[str, dict[str, tuple[str, str, int, int, str]]] = defaultdict(dict)
+        self._claims = pl.DataFrame(schema={**CLAIM_SCHEMA, "normalised": pl.String})
 
-    def claim(
-        self, spelling: str, entity: str, rule: str, document_id: str = "", span: tuple[int, int] = (0, 0)
-    ) -> None:
-        """`entity` is called `spelling`; the first rule that says so counts."""
-        normalised = normalise_name(spelling)
-        if normalised:
-            self._claims[normalised].setdefault(entity, (rule, document_id, *span, spelling))
+    def add_names(self, names: pl.DataFrame) -> None:
+        """Names of entities (columns of CLAIM_SCHEMA without `rule`), and the same without their legal suffix."""
+        named = _with_normalised(names.with_columns(rule=pl.lit("normalised")))
+        bare = named.with_columns(
+            rule=pl.lit("legal suffix"),
+            normalised=_mapped(named["normalised"], without_legal_suffix),
+        )
+        self._add(named, bare.filter(bare["normalised"] != named["normalised"]))
 
-    def add_names(self, names: Iterable[tuple[str, str]]) -> None:
-        """(name, entity key) of entities, with their names without legal suffix, and near spellings of long ones."""
-        for name, entity in names:
-            self.claim(name, entity, "normalised")
-            bare = without_legal_suffix(normalise_name(name))
-            if bare != normalise_name(name):
-                self.claim(bare, entity, "legal suffix")
+    def add_aliases(self, aliases: pl.DataFrame) -> None:
+        """Other names that the entities' own documents give, in the same columns."""
+        self._add(_with_normalised(aliases.with_columns(rule=pl.lit("alias"))))
 
-    def entity_of(self, name: str) -> str | None:
-        """The one entity that a spelling means, or None."""
-        claims = self._claims.get(normalise_name(name), {})
-        return next(iter(claims)) if len(claims) == 1 else None
+    def add_unclaimed(self, names: pl.DataFrame) -> None:
+        """Names as `add_names`, but only those that nobody has claimed: what a model reads takes no name from a document."""
+        named = _with_normalised(names.with_columns(rule=pl.lit("normalised")))
+        self._add(named.join(self._claims, on="normalised", how="anti", maintain_order="left"))
 
-    def rule_of(self, name: str) -> tuple[str, str, int, int, str] | None:
-        """(rule, document id, start, end, spelling) by which the name means its entity."""
-        claims = self._claims.get(normalise_name(name), {})
-        return next(iter(claims.values())) if len(claims) == 1 else None
+    def _add(self, *parts: pl.DataFrame) -> None:
+        table = pl.concat(
+            [self._claims, *(part.select(self._claims.columns).cast(self._claims.schema) for part in parts)]
+        )
+        table = table.filter(pl.col("normalised") != "")
+        self._claims = table.unique(["normalised", "entity"], keep="first", maintain_order=True)
 
-    def merges(self, used: Iterable[str]) -> pl.DataFrame:
-        """A row for each of the spellings that was resolved."""
-        rows = []
-        for name in sorted(set(used)):
-            entity, why = self.entity_of(name), self.rule_of(name)
-            if entity is None or why is None:
-                continue
-            rule, document_id, start, end, spelling = why
-            rows.append((name, entity, rule, document_id, start, end, f"{name!r} is read as {spelling!r}"))
-        return pl.DataFrame(rows, schema=MERGE_SCHEMA, orient="row")
+    def resolve(self, names: pl.Series) -> pl.DataFrame:
+        """Those of the names that mean one entity, each once: `written` (the name), and the columns of its claim."""
+        alone = self._claims.filter(pl.len().over("normalised") == 1)
+        written = names.unique().sort().rename("written").to_frame()
+        written = written.with_columns(normalised=_mapped(written["written"], normalise_name))
+        return written.join(alone, on="normalised", how="inner", maintain_order="left").drop("normalised")
+
+    def claimed(self, names: pl.Series) -> pl.Series:
+        """For each name whether any entity claims it."""
+        return _mapped(names, normalise_name).is_in(self._claims["normalised"].implode())
 
 
-def near_spellings(keys: Iterable[str]) -> dict[str, str]:
-    """Long normalised names one letter apart -> the first of them. Linear: names meet where one deletion makes them equal."""
-    meeting: dict[tuple[str, tuple[str, ...]], str] = {}
+def _with_normalised(names: pl.DataFrame) -> pl.DataFrame:
+    return names.with_columns(normalised=_mapped(names["name"], normalise_name))
+
+
+def _mapped(texts: pl.Series, function: Any) -> pl.Series:
+    """A function of text over a column, called once for each distinct text."""
+    distinct = texts.unique()
+    done = pl.DataFrame(
+        {"text": distinct, "done": pl.Series([function(text) for text in distinct], dtype=pl.String)},
+        schema={"text": pl.String, "done": pl.String},
+    )
+    return texts.rename("text").to_frame().join(done, on="text", how="left", maintain_order="left")["done"]
+
+
+def near_spellings(names: Iterable[str]) -> dict[str, str]:
+    """Long normalised names one letter apart -> the first of them.
+
+    One edit leaves the first or the last half of a name as it is, so names are compared within blocks that share a half,
+    found by a join: the time grows with the number of names, not with its square.
+    """
+    table = pl.DataFrame({"name": pl.Series(list(names), dtype=pl.String)}).unique()
+    size = pl.col("name").str.len_chars()
+    table = table.filter(size >= MIN_SPELLING_LETTERS).with_columns(
+        digits=pl.col("name").str.extract_all("[0-9]+").list.join(" ")
+    )
+    halves = []
+    for half in (size // 2, (size - 1) // 2):
+        for side, part in (("first", pl.col("name").str.head(half)), ("last", pl.col("name").str.tail(half))):
+            block = pl.format("{}|{}|{}|{}", pl.lit(side), half, "digits", part)
+            halves.append(table.select("name", block=block))
+    blocks = pl.concat(halves).unique().filter(pl.len().over("block").is_between(2, MAX_BLOCK))
+    pairs = blocks.join(blocks, on="block", suffix="_later").filter(pl.col("name") < pl.col("name_later"))
     merged: dict[str, str] = {}
-    for key in sorted(set(keys)):
-        if len(key) < MIN_SPELLING_LETTERS:
-            continue
-        digits = tuple(_DIGITS.findall(key))
-        forms = {key, *(key[:index] + key[index + 1 :] for index in range(len(key)))}
-        found = min((meeting[form, digits] for form in forms if (form, digits) in meeting), default=None)
-        if found is not None and _one_letter_apart(found, key):
-            merged[key] = found
-            continue
-        for form in forms:
-            meeting.setdefault((form, digits), key)
+    for first, later in pairs.select("name", "name_later").unique().sort("name_later", "name").iter_rows():
+        if first not in merged and later not in merged and _one_letter_apart(first, later):
+            merged[later] = first
     return merged
 
 
@@ -141,10 +158,20 @@ def _one_letter_apart(one: str, two: str) -> bool:
     )
 
 
-def spelling_merges(merged: Mapping[str, str], prefix: str) -> pl.DataFrame:
-    """The merges table of near spellings of keys."""
-    rows = [
-        (name, f"{prefix}{entity}", "spelling", "", 0, 0, f"one letter apart from {entity!r}")
-        for name, entity in sorted(merged.items())
-    ]
-    return pl.DataFrame(rows, schema=MERGE_SCHEMA, orient="row")
+def cluster_relations(triples: pl.DataFrame) -> pl.DataFrame:
+    """Relations that differ in case, blanks or a colon get the spelling that most triples have; `written` keeps their own.
+
+    What quotes a document or a program is left as it is: `DEBUG` and `debug` are two names.
+    """
+    relation = pl.col("relation")
+    quoted = relation.str.contains("[«`|]") | relation.str.contains(r"^(?:default|attribute|constant|import) ")
+    folded = relation.str.replace_all(r"\s+", " ").str.strip_chars(" :")
+    keyed = triples.with_columns(
+        written=relation, cluster=pl.when(quoted).then(relation).otherwise(folded.str.to_lowercase())
+    )
+    counted = (
+        keyed.group_by("cluster", "written").len().sort("cluster", "len", "written", descending=[False, True, False])
+    )
+    names = counted.unique("cluster", keep="first", maintain_order=True).select("cluster", chosen="written")
+    joined = keyed.drop("relation").join(names, on="cluster", how="left", maintain_order="left")
+    return joined.rename({"chosen": "relation"}).drop("cluster")

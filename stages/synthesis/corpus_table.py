@@ -1,8 +1,8 @@
 """The corpus table: all figures of all documents in DuckDB, where a question's SQL is executed (paper section 3.2).
 
-    facts(document_id, entity, attribute, period, year INTEGER, value DECIMAL(38,8), unit)
+    facts(document_id, span_start INTEGER, span_end INTEGER, entity, attribute, period, year INTEGER, value DECIMAL(38,8), unit)
 
-One row per figure, (entity, attribute, period) is unique. `value` is in the base unit (dollars, not billions of them), so
+One row per figure, (entity, attribute, period) is unique; the figure is the characters [span_start, span_end) of its document. `value` is in the base unit (dollars, not billions of them), so
 that documents that count in millions and in billions compare. DECIMAL keeps sums and differences exact. What may be
 executed, and how it is kept in bounds: sql_sandbox.py.
 """
@@ -23,6 +23,8 @@ from stages.synthesis.sql_sandbox import SqlLimits, SqlTable, fill, lock, open_s
 
 COLUMNS = {
     "document_id": "VARCHAR",
+    "span_start": "INTEGER",
+    "span_end": "INTEGER",
     "entity": "VARCHAR",
     "attribute": "VARCHAR",
     "period": "VARCHAR",
@@ -30,12 +32,14 @@ COLUMNS = {
     "value": "DECIMAL(38,8)",
     "unit": "VARCHAR",
 }
+# Columns that a proof's rows name otherwise: START and END are words of SQL.
+_NAMES_IN_ROWS = {"span_start": "start", "span_end": "end"}
 LIMITS = SqlLimits(seconds=10.0, memory_mb=1024)
 
 
 def facts_table(rows: Sequence[Mapping[str, Any]]) -> SqlTable:
     """Rows of proofs as the table `facts`; a row without a year has none."""
-    return SqlTable(COLUMNS, [[row.get(name) for name in COLUMNS] for row in rows])
+    return SqlTable(COLUMNS, [[row.get(_NAMES_IN_ROWS.get(name, name)) for name in COLUMNS] for row in rows])
 
 
 def open_table(rows: Sequence[Mapping[str, Any]]) -> duckdb.DuckDBPyConnection:

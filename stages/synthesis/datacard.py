@@ -17,6 +17,7 @@ from stages.synthesis.datacard_figures import bars, columns, histogram, stacked
 from stages.synthesis.shown import shown_evidence, shown_spans
 
 Drops = Mapping[str, Mapping[str, int]]  # stage -> reason -> records
+Checks = Mapping[str, Mapping[str, int]]  # check -> samples, attempts, prompt_tokens, completion_tokens
 
 
 def write_datacard(
@@ -26,8 +27,12 @@ def write_datacard(
     documents: DocumentStore,
     drops: Drops,
     pass_rates: Mapping[str, float],
+    checks: Checks,
 ) -> None:
-    """samples: all verified ones; splits: train, sft, heldout; pass_rates: sample id -> share of attempts that were right."""
+    """samples: all verified ones; splits: train, sft, heldout; pass_rates: sample id -> share of attempts that were right.
+
+    checks: what each check of the verification cost.
+    """
     positions = [place for sample in samples for place in _positions(sample, documents)]
     deciles = Counter(min(9, int(10 * place)) for place in positions)
     shares = {f"{10 * d}-{10 * d + 10} %": deciles[d] / max(1, len(positions)) for d in range(10)}
@@ -48,7 +53,7 @@ def write_datacard(
     }
     for name, svg in figures.items():
         write_text(out_dir / name, svg)
-    text = _text(samples, by_task, shares, tokens, families, documents, drops, pass_rates)
+    text = _text(samples, by_task, shares, tokens, families, documents, drops, pass_rates, checks)
     write_text(out_dir / "datacard.md", text)
 
 
@@ -87,6 +92,7 @@ def _text(
     documents: DocumentStore,
     drops: Drops,
     pass_rates: Mapping[str, float],
+    checks: Checks,
 ) -> str:
     count = len(samples)
     splits = list(next(iter(by_task.values())))
@@ -124,6 +130,12 @@ def _text(
         "## Difficulty",
         f"The base model was asked {len(pass_rates):,} of the samples; pass rate over its attempts:",
         _table(["right", "samples"], [[name, rates[name]] for name in _RATES if rates[name]]),
+        "What verification cost. The programmatic checks need no model. Seconds differ between equal runs, so they are not here "
+        "but among the run's metrics: `time/programmatic_s`, `time/closed_book_s`, `time/with_context_s`, `time/robustness_s`.",
+        _table(
+            ["check", "samples", "attempts", "prompt tokens", "tokens written"],
+            [[name, *(cost.get(key, 0) for key in _COSTS)] for name, cost in checks.items()],
+        ),
         "## Sources",
         _table(["category", "documents"], sorted(categories.items())),
         _table(
@@ -139,6 +151,7 @@ def _text(
     return "\n\n".join(parts) + "\n"
 
 
+_COSTS = ("samples", "attempts", "prompt_tokens", "completion_tokens")
 _RATES = ("never", "below half", "half or more", "always")
 
 

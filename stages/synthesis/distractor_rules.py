@@ -6,7 +6,7 @@
   might state another value; none of the same series of files ("aapl-10K", "aapl-10Q": one company, two revenues);
 - questions over "all" without naming them (proof rows of entities that the question does not name): no document that states
   the attribute at all, since it would be counted in;
-- "which document says S": no text that says S.
+- "which document says S": no text that says S; examples with labels: none that holds a quoted text or a label.
 
 Facts themselves are unique beyond the context: the generators prove that against the whole corpus.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.common.records import AnswerKind, Document, QAPair, TaskType
+from stages.synthesis.in_context_proofs import shown_texts
 from stages.synthesis.text_words import TextWords, plain
 
 ATTRIBUTE_TASKS = frozenset({TaskType.NUMERICAL, TaskType.MULTIPLE_CHOICE, TaskType.MULTI_HOP})
@@ -38,7 +39,7 @@ class Guard:
     answers: tuple[str, ...]
     subjects: tuple[str, ...]  # whom the question is about
     facts: tuple[tuple[str, str], ...]  # (entity, attribute) whose value is asked for
-    sentence: str
+    sentences: tuple[str, ...]  # that no other text may hold
 
     def allows_document(self, title: str, source: str) -> bool:
         """False for a document that may speak of the same thing."""
@@ -46,7 +47,7 @@ class Guard:
 
     def allows_text(self, words: TextWords, start: int, end: int) -> bool:
         """False for a part of a document that may answer the question."""
-        if self.sentence and self.sentence in words and words.positions(self.sentence, start, end):
+        if any(sentence in words and words.positions(sentence, start, end) for sentence in self.sentences):
             return False
         for answer in self.answers:
             if answer in words and (found := words.positions(answer, start, end)):
@@ -78,8 +79,18 @@ def guard_of(pair: QAPair, evidence_documents: Sequence[Document]) -> Guard:
         ),
         subjects=tuple(dict.fromkeys(words for words in [*entities, *titles] if words)),
         facts=tuple(facts),
-        sentence=plain(str(pair.proof.get("sentence", ""))) if pair.proof.get("kind") == "title_of" else "",
+        sentences=tuple(words for sentence in _quoted(pair) if (words := plain(sentence))),
     )
+
+
+def _quoted(pair: QAPair) -> Iterator[str]:
+    """What the question quotes for its place to be found."""
+    if pair.proof.get("kind") == "title_of":
+        yield str(pair.proof.get("sentence", ""))
+    elif pair.proof.get("kind") == "labels":
+        shots, asked = shown_texts(pair.question)
+        yield from (words for shot in shots for words in shot)
+        yield from asked
 
 
 def _asked_facts(pair: QAPair) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from stages.common.records import QAPair
 from stages.common.storage import DocumentStore
+from stages.synthesis.attributes import asked_keys, key_at
 from stages.synthesis.distractor_rules import ATTRIBUTE_TASKS, guard_of
 from stages.synthesis.excerpts import Excerpt, TokenOffsets, excerpt_around
 from stages.synthesis.similarity import SimilarDocuments
@@ -111,23 +112,15 @@ class DistractorSource:
 
     def keys_of(self, pair: QAPair) -> list[int]:
         """The attributes that the question's evidence states."""
-        found = []
-        for evidence in pair.evidence:
-            number = self._survey.number_of.get(evidence.document_id)
-            if number is not None:
-                # The last line of the evidence holds the value; what stands above it may be a parent's heading.
-                found.append(self._key_at(number, max(evidence.start, evidence.end - 1)))
-        return [key for key in dict.fromkeys(found) if key]
+        return asked_keys(pair, self._key_at)
 
-    def _key_at(self, document: int, position: int) -> int:
-        starts = self._survey.column("key_starts", document)
-        index = int(np.searchsorted(starts, position, side="right")) - 1
-        is_row, ends = self._survey.column("key_is_row", document), self._survey.column("key_ends", document)
-        if index >= 0 and is_row[index] and position <= ends[index]:
-            return int(self._survey.column("keys", document)[index])
-        while index >= 0 and is_row[index]:
-            index -= 1
-        return int(self._survey.column("keys", document)[index]) if index >= 0 else 0
+    def _key_at(self, document_id: str, position: int) -> int:
+        number = self._survey.number_of.get(document_id)
+        if number is None:
+            return 0
+        names = ("key_starts", "key_ends", "key_is_row", "keys")
+        starts, ends, is_row, keys = (self._survey.column(name, number) for name in names)
+        return key_at(starts, ends, is_row, keys, position)
 
     def documents_with_key(self, key: int) -> set[str]:
         """All documents that state an attribute."""

@@ -10,13 +10,14 @@ from stages.common.storage import DocumentStore
 from stages.common.text import collapse_blanks
 from stages.synthesis.config import MultiHopConfig
 from stages.synthesis.drafts import Draft
+from stages.synthesis.drop_log import DropLog
 from stages.synthesis.narrative import Narrator
 from stages.synthesis.near_duplicates import near_duplicates
 from stages.synthesis.pairs import make_pair
 from stages.synthesis.path_proofs import rederive_path
 from stages.synthesis.selection import Selection, evidence_text
 
-MAX_KEPT_DROPS = 1000
+KEPT_PER_REASON = 200
 MIN_REPEATED = 3
 MAX_PER_ANSWER_FACT = 3  # questions that end in one fact
 MAX_PER_DESCRIPTION = 2  # questions of a family whose descriptions are the same
@@ -25,35 +26,25 @@ _WORDS = re.compile(r"\w+")
 
 
 class DraftChecks:
-    """Takes drafts that hold, and keeps what was dropped with its reason."""
+    """Takes drafts that hold; every other one is counted with its reason, and the first ones of each can be looked at."""
 
     def __init__(self, narrator: Narrator, documents: DocumentStore, config: MultiHopConfig, seed: int) -> None:
         self._narrator, self._documents, self._config, self._seed = narrator, documents, config, seed
         self._facts: set[tuple[str, frozenset[int]]] = set()
         self._endings: dict[int, int] = {}
         self._descriptions: dict[tuple[str, frozenset[int]], int] = {}
-        self.selection = Selection()
+        self._drops = DropLog(KEPT_PER_REASON)
+        self.selection = Selection(dropped=self._drops.kept)
 
     def offer(self, draft: Draft) -> bool:
         """Take a draft as a question if every check holds."""
-        if not self._config.min_hops <= draft.hop_count <= self._config.max_hops:
-            return False
-        key = (draft.family, frozenset(draft.rows))
-        described = (draft.family, frozenset(draft.rows[:-1]))
-        if (
-            key in self._facts
-            or self._endings.get(draft.rows[-1], 0) >= MAX_PER_ANSWER_FACT
-            or self._descriptions.get(described, 0) >= MAX_PER_DESCRIPTION
-        ):
-            return False
-        if answer_in_question(draft.answer, draft.question, is_number=draft.is_number):
-            return False
-        if _repeats_itself(draft):
-            return False
+        refused = self._refusal(draft)
+        if refused is not None:
+            return self._refuse(draft, *refused)
         spans = self._narrator.spans([*draft.rows, *draft.links])
-        limit = self._config.max_evidence_characters
-        if limit and sum(end - start for _, start, end in spans) > limit:
-            return False
+        length, limit = sum(end - start for _, start, end in spans), self._config.max_evidence_characters
+        if limit and length > limit:
+            return self._refuse(draft, "evidence_too_long", f"{length} characters, at most {limit} are wanted")
         evidence = [
             Evidence(document_id=document_id, start=start, end=end, quote=self._documents[document_id].text[start:end])
             for document_id, start, end in spans
@@ -64,13 +55,44 @@ class DraftChecks:
             self._drop(qa, f"the evidence gives {found!r}")
             return False
         if qa.question in self.selection.seen:
-            return False
+            return self._refuse(draft, "duplicate_question", "other facts gave the same words")
         self.selection.questions.append(qa)
         self.selection.seen.add(qa.question)
-        self._facts.add(key)
+        described = _description_of(draft)
+        self._facts.add((draft.family, frozenset(draft.rows)))
         self._endings[draft.rows[-1]] = self._endings.get(draft.rows[-1], 0) + 1
         self._descriptions[described] = self._descriptions.get(described, 0) + 1
         return True
+
+    def close(self) -> Selection:
+        """The questions, with the count of drops whose records are not kept."""
+        self.selection.not_kept = self._drops.not_kept
+        return self.selection
+
+    def _refusal(self, draft: Draft) -> tuple[str, str] | None:
+        """What can be seen without the documents."""
+        least, most = self._config.min_hops, self._config.max_hops
+        if not least <= draft.hop_count <= most:
+            return "number_of_hops", f"{draft.hop_count} facts, {least} to {most} are wanted"
+        if (draft.family, frozenset(draft.rows)) in self._facts:
+            return "same_facts", "another question of the family joins these facts"
+        if self._endings.get(draft.rows[-1], 0) >= MAX_PER_ANSWER_FACT:
+            return "same_answer_fact", f"{MAX_PER_ANSWER_FACT} questions end in this fact"
+        if self._descriptions.get(_description_of(draft), 0) >= MAX_PER_DESCRIPTION:
+            return "same_description", f"{MAX_PER_DESCRIPTION} questions of the family describe these things"
+        if answer_in_question(draft.answer, draft.question, is_number=draft.is_number):
+            return "answer_in_question", f"{draft.answer!r} stands in the question"
+        if _repeats_itself(draft):
+            return "needs_no_reading", "a hop only repeats what the question says"
+        return None
+
+    def _refuse(self, draft: Draft, reason: str, detail: str) -> bool:
+        def record() -> Dropped:
+            said = {"family": draft.family, "question": draft.question, "answer": draft.answer}
+            return Dropped(reason=reason, stage="synthesize", detail=detail, record=said)
+
+        self._drops.add(reason, record)
+        return False
 
     def drop_near_duplicates(self) -> int:
         """Take questions that ask nearly the same as an earlier one out again; returns how many."""
@@ -109,10 +131,14 @@ class DraftChecks:
         return {**hop, "row": {**row, "value": collapse_blanks(text)}}
 
     def _drop(self, qa: QAPair, detail: str, reason: str = "not_rederivable") -> None:
-        if len(self.selection.dropped) < MAX_KEPT_DROPS:
-            self.selection.dropped.append(
-                Dropped(reason=reason, stage="synthesize", detail=detail[:300], record=qa.model_dump(mode="json"))
-            )
+        self._drops.add(
+            reason,
+            lambda: Dropped(reason=reason, stage="synthesize", detail=detail[:300], record=qa.model_dump(mode="json")),
+        )
+
+
+def _description_of(draft: Draft) -> tuple[str, frozenset[int]]:
+    return draft.family, frozenset(draft.rows[:-1])
 
 
 def _repeats_itself(draft: Draft) -> bool:

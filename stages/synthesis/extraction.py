@@ -24,12 +24,14 @@ from stages.common.shards import ShardExecutor
 from stages.synthesis.citation_triples import citation_triples, end_of_text, is_paper
 from stages.synthesis.code_triples import code_triples
 from stages.synthesis.entities import Entity, entity_of, is_filing
+from stages.synthesis.extracted import NAME_SCHEMA, Extracted, joined
 from stages.synthesis.filing_triples import filing_triples
 from stages.synthesis.heading_triples import heading_triples
 from stages.synthesis.named_entity_triples import NamedEntityReader
 from stages.synthesis.opening_triples import opening_triples
-from stages.synthesis.statement_triples import phrase_triples, statement_triples
-from stages.synthesis.triples import TRIPLE_SCHEMA, TripleRows
+from stages.synthesis.shard_results import ExtractedFiles, mapped, shard_key
+from stages.synthesis.statement_triples import phrase_hashes, phrase_triples, statement_triples
+from stages.synthesis.triples import TripleRows
 
 log = logging.getLogger(__name__)
 
@@ -37,31 +39,23 @@ SHARD_BYTES = 2_000_000
 _PROFILE_HEADINGS = ("\n### Country name", "\n### Land boundaries")
 
 
-@dataclass
-class Extracted:
-    """What one shard, or the whole corpus, yields.
+def extract(folder: Path, executor: ShardExecutor, named_entities: bool, state_dir: Path | None = None) -> Extracted:
+    """Read every document file of ingest's `documents` folder. InputError if there is none.
 
-    phrases: hashes of the capitalised phrases of each document, one entry per document that has the phrase.
-    names:   (document id, name, type) of whom each document is about.
+    state_dir: where finished shards are kept, so that an interrupted run reads only the others.
     """
-
-    triples: pl.DataFrame
-    names: list[tuple[str, str, str]] = field(default_factory=list)
-    phrases: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
-    dropped: list[Dropped] = field(default_factory=list)
-    documents: int = 0
-
-
-def extract(folder: Path, executor: ShardExecutor, named_entities: bool) -> Extracted:
-    """Read every document file of ingest's `documents` folder. InputError if there is none."""
-    shards = [shard for path in document_files(folder) for shard in line_ranges(path, SHARD_BYTES)]
-    parts = list(executor.map(functools.partial(extract_shard, named_entities=named_entities), shards))
-    total = Extracted(
-        pl.concat([part.triples for part in parts]) if parts else pl.DataFrame(schema=TRIPLE_SCHEMA),
-        [name for part in parts for name in part.names],
-        np.concatenate([part.phrases for part in parts]) if parts else np.empty(0, dtype=np.uint64),
-        [record for part in parts for record in part.dropped],
-        sum(part.documents for part in parts),
+    shards = (shard for path in document_files(folder) for shard in line_ranges(path, SHARD_BYTES))
+    total = joined(
+        list(
+            mapped(
+                executor,
+                functools.partial(extract_shard, named_entities=named_entities),
+                shards,
+                None if state_dir is None else state_dir / "triples",
+                key=functools.partial(shard_key, what=f"triples 1 {named_entities}"),
+                results=ExtractedFiles(),
+            )
+        )
     )
     log.info("%d documents, %d triples", total.documents, total.triples.height)
     return total
@@ -78,48 +72,65 @@ def document_files(folder: Path) -> list[Path]:
 
 def extract_shard(shard: FileRange, named_entities: bool) -> Extracted:
     """The triples of the documents in a byte range."""
-    rows = TripleRows()
-    reader = NamedEntityReader() if named_entities else None
-    total = Extracted(rows.table())
-    hashes: list[npt.NDArray[np.uint64]] = []
+    found = _Found(reader=_named_entities() if named_entities else None)
     for document in iter_range(shard, Document):
-        total.documents += 1
-        read_document(document, rows, total, hashes, reader)
-    total.triples = rows.table()
-    if hashes:
-        total.phrases = np.concatenate(hashes)
-    return total
+        found.documents += 1
+        read_document(document, found)
+    phrases = np.concatenate(found.hashes) if found.hashes else np.empty(0, dtype=np.uint64)
+    names = pl.DataFrame(found.names, schema=NAME_SCHEMA, orient="row")
+    return Extracted(found.rows.table(), names, phrases, found.dropped, found.documents)
 
 
-def read_document(
-    document: Document,
-    rows: TripleRows,
-    total: Extracted,
-    hashes: list[npt.NDArray[np.uint64]],
-    reader: NamedEntityReader | None,
-) -> None:
+@functools.lru_cache(maxsize=1)
+def _named_entities() -> NamedEntityReader:
+    """Loaded once per worker process."""
+    return NamedEntityReader()
+
+
+@dataclass
+class _Found:
+    """What the documents of one shard have given so far."""
+
+    reader: NamedEntityReader | None
+    rows: TripleRows = field(default_factory=TripleRows)
+    names: list[tuple[str, str, str, int, int]] = field(default_factory=list)
+    hashes: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    documents: int = 0
+
+
+def read_document(document: Document, found: _Found) -> None:
     """Add one document's triples, name and drops."""
     if document.format == "dialogue":
         return
+    rows = found.rows
     rows.begin()
     if document.format == "python":
         unreadable = code_triples(document, rows)
-        total.names.append((document.id, document.title, "package"))
+        found.names.append((document.id, document.title, "package", *name_span(document, document.title)))
         if unreadable:
-            total.dropped.append(_drop(document, "unreadable_code", f"{unreadable} files do not parse as Python"))
-        _note_cut(document, rows, total)
+            found.dropped.append(_drop(document, "unreadable_code", f"{unreadable} files do not parse as Python"))
+        found.hashes.append(phrase_hashes(document))
+        _note_cut(document, found)
         return
     entity = Entity(document.id, document.title, None) if is_paper(document) else entity_of(document)
     if entity is None:
-        total.dropped.append(_drop(document, "unclear_entity", f"the title {document.title!r} names no entity"))
+        found.dropped.append(_drop(document, "unclear_entity", f"the title {document.title!r} names no entity"))
+        found.hashes.append(phrase_hashes(document))
         return
     kind = kind_of(document)
-    total.names.append((document.id, entity.name, kind))
-    _read_text(document, entity, kind, rows, total.dropped)
-    hashes.append(phrase_triples(document, entity.name, kind, rows, end_of_text(document)))
-    if reader is not None:
-        reader.read(document, entity.name, kind, rows)
-    _note_cut(document, rows, total)
+    found.names.append((document.id, entity.name, kind, *name_span(document, entity.name)))
+    _read_text(document, entity, kind, rows, found.dropped)
+    found.hashes.append(phrase_triples(document, entity.name, kind, rows, end_of_text(document)))
+    if found.reader is not None:
+        found.reader.read(document, entity.name, kind, rows)
+    _note_cut(document, found)
+
+
+def name_span(document: Document, name: str) -> tuple[int, int]:
+    """Where a document's text first says the name of its subject; (0, 0) if only the title does."""
+    start = document.text.find(name)
+    return (start, start + len(name)) if start >= 0 else (0, 0)
 
 
 def _read_text(document: Document, entity: Entity, kind: str, rows: TripleRows, dropped: list[Dropped]) -> None:
@@ -142,17 +153,10 @@ def kind_of(document: Document) -> str:
     return "country" if any(mark in document.text for mark in _PROFILE_HEADINGS) else "document"
 
 
-def _note_cut(document: Document, rows: TripleRows, total: Extracted) -> None:
-    if rows.cut:
-        total.dropped.append(_drop(document, "too_many_triples", "only the first ones are kept"))
+def _note_cut(document: Document, found: _Found) -> None:
+    if found.rows.cut:
+        found.dropped.append(_drop(document, "too_many_triples", "only the first ones are kept"))
 
 
 def _drop(document: Document, reason: str, detail: str) -> Dropped:
     return Dropped(reason=reason, stage="synthesize", detail=detail[:200], record={"document_id": document.id})
-
-
-def phrases_of_one_document(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The sorted hashes that occur in one document only."""
-    values, counts = np.unique(hashes, return_counts=True)
-    alone: npt.NDArray[np.uint64] = values[counts == 1]
-    return alone

@@ -2,7 +2,7 @@
 
     triples  the columns of triples.py and head_id, relation_id, tail_id, link_row (the triple that proves which entity is meant)
     nodes    id, key, name (as a question says it), proof_name (distinct), type, domain
-    merges   which spellings were read as which entity, by which rule, on what evidence (clusters.py)
+    merges   which spellings were read as one thing, by which rule, and where each stands (merges.py)
 
 Everything is columns: a graph of millions of triples is a few hundred megabytes. Nodes are entities and literals alike, so
 "whose capital is Algiers" is one step backwards from the literal.
@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stages.synthesis.clusters import MERGE_SCHEMA, NameClusters, near_spellings, spelling_merges
-from stages.synthesis.entities import normalise_name
-from stages.synthesis.extraction import Extracted, phrases_of_one_document
+from stages.synthesis.clusters import cluster_relations
+from stages.synthesis.entity_links import bare_names, link_heads, link_names, link_rows, merge_works, name_clusters
+from stages.synthesis.extracted import Extracted, phrases_of_one_document
+from stages.synthesis.merges import merges_of
 from stages.synthesis.relation_phrases import NOUNS
 from stages.synthesis.statement_triples import phrase_hash
-from stages.synthesis.triples import SHADOW, document_key
+from stages.synthesis.triples import SHADOW
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ _DOMAINS = {
     "class": "code",
     "function": "code",
 }
+
+
+_DESCRIBING = ("phrase", "named_entity")
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,16 @@ class KnowledgeGraph:
 def build_graph(extracted: Extracted) -> KnowledgeGraph:
     """Link names to entities, cluster spellings, number nodes and relations."""
     triples = _with_unique_phrases(extracted)
-    triples, works = _merge_works(triples)
+    triples = merge_works(triples)
     triples = _drop_unknown_code(triples)
     triples = triples.with_row_index("row")
-    clusters = _clusters(extracted, triples)
-    triples, used = _link_names(triples, clusters)
-    triples = _link_rows(triples, clusters)
-    nodes, triples, relations = _numbered(triples, extracted)
-    merges = pl.concat([clusters.merges(used), works, relation_merges(triples)])
+    clusters = name_clusters(extracted.names, triples)
+    triples = link_heads(triples, extracted.names, clusters)
+    resolved = clusters.resolve(bare_names(triples))
+    triples = link_names(triples, resolved)
+    triples = link_rows(triples, resolved)
+    nodes, triples, relations = _numbered(triples, extracted.names)
+    merges = merges_of(triples, extracted.names, resolved)
     log.info(
         "graph: %d nodes, %d triples, %d relations, %d merges",
         nodes.height,
@@ -116,74 +122,27 @@ def build_graph(extracted: Extracted) -> KnowledgeGraph:
     return KnowledgeGraph(triples, nodes, relations, merges)
 
 
-def cluster_relations(triples: pl.DataFrame) -> pl.DataFrame:
-    """Relations that differ in case, blanks or a colon get the spelling that most triples have; `written` keeps their own.
-
-    What quotes a document or a program is left as it is: `DEBUG` and `debug` are two names.
-    """
-    relation = pl.col("relation")
-    quoted = relation.str.contains("[«`|]") | relation.str.contains(r"^(?:default|attribute|constant|import) ")
-    folded = relation.str.replace_all(r"\s+", " ").str.strip_chars(" :")
-    keyed = triples.with_columns(
-        written=relation, cluster=pl.when(quoted).then(relation).otherwise(folded.str.to_lowercase())
-    )
-    counted = (
-        keyed.group_by("cluster", "written").len().sort("cluster", "len", "written", descending=[False, True, False])
-    )
-    names = counted.unique("cluster", keep="first", maintain_order=True).select("cluster", chosen="written")
-    joined = keyed.drop("relation").join(names, on="cluster", how="left", maintain_order="left")
-    return joined.rename({"chosen": "relation"}).drop("cluster")
-
-
-def relation_merges(triples: pl.DataFrame) -> pl.DataFrame:
-    """Relations that were written in several ways."""
-    found = (
-        triples.filter(pl.col("relation") != pl.col("written"))
-        .group_by("written", "relation", maintain_order=True)
-        .agg(pl.first("document_id"), pl.first("start"), pl.first("end"))
-    )
-    return found.select(
-        pl.col("written").alias("name"),
-        pl.format("relation:{}", "relation").alias("entity"),
-        pl.lit("normalised relation").alias("rule"),
-        pl.col("document_id", "start", "end"),
-        pl.format("relation {} is read as {}", "written", "relation").alias("detail"),
-    ).cast(pl.Schema(MERGE_SCHEMA))
-
-
 def _with_unique_phrases(extracted: Extracted) -> pl.DataFrame:
-    """Phrases stay only if no other document holds them; what says nothing unique of a document is no description."""
-    triples = extracted.triples
-    phrases = triples.filter(pl.col("rule") == "phrase")
-    alone = phrases_of_one_document(extracted.phrases)
-    hashes = np.array([phrase_hash(text) for text in phrases["tail_text"]], dtype=np.uint64)
-    where = np.searchsorted(alone, hashes)
-    known = (
-        (where < len(alone)) & (alone[np.minimum(where, max(len(alone) - 1, 0))] == hashes)
-        if len(alone)
-        else np.zeros(len(hashes), bool)
-    )
-    keep = np.ones(triples.height, dtype=bool)
-    keep[(triples["rule"] == "phrase").to_numpy()] = known
-    return triples.filter(pl.Series(keep))
+    """Phrases and named entities stay only if no other document holds them; others would describe no document alone.
 
-
-def _merge_works(triples: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Works whose long titles are one letter apart become one."""
-    keys = pl.concat([triples["head"], triples["tail"]])
-    titles = [key.removeprefix("work:") for key in keys.filter(keys.str.starts_with("work:")).unique()]
-    merged = near_spellings(titles)
-    mapping = {f"work:{name}": f"work:{first}" for name, first in merged.items()}
-    if mapping:
-        triples = triples.with_columns(pl.col("head", "tail").replace(mapping))
-    return triples, spelling_merges(merged, "work:")
+    The hashes count every capitalised phrase of every document, so a name that the pipeline has overlooked elsewhere counts too.
+    """
+    triples = extracted.triples.with_row_index("row")
+    describing = triples.filter(pl.col("rule").is_in(_DESCRIBING)).select("row", "tail_text")
+    texts = describing.select(pl.col("tail_text").unique())
+    hashes = np.fromiter((phrase_hash(text) for text in texts["tail_text"]), dtype=np.uint64, count=texts.height)
+    texts = texts.with_columns(hash=pl.Series(hashes))
+    alone = pl.DataFrame({"hash": phrases_of_one_document(extracted.phrases)}, schema={"hash": pl.UInt64})
+    known = texts.join(alone, on="hash", how="semi")
+    gone = describing.join(known, on="tail_text", how="anti")
+    return triples.join(gone, on="row", how="anti", maintain_order="left").drop("row")
 
 
 def _drop_unknown_code(triples: pl.DataFrame) -> pl.DataFrame:
     """Code entities that no file defines are bare identifiers (a class of the standard library)."""
-    known = triples.filter(pl.col("rule").is_in(["code", SHADOW]))["head"].unique()
+    known = triples.filter(pl.col("rule").is_in(["code", SHADOW]))["head"].unique().implode()
     code = pl.col("tail").str.contains("^(?:module|class|function):")
-    unknown = code & ~pl.col("tail").is_in(known.to_list())
+    unknown = code & ~pl.col("tail").is_in(known)
     imports = pl.col("tail_type") == "import"
     return triples.filter(~(unknown & (imports | (pl.col("relation") == "imports")))).with_columns(
         tail=pl.when(unknown).then(pl.lit("")).otherwise("tail"),
@@ -192,79 +151,7 @@ def _drop_unknown_code(triples: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _clusters(extracted: Extracted, triples: pl.DataFrame) -> NameClusters:
-    clusters = NameClusters()
-    clusters.add_names(
-        (name, document_key(document_id)) for document_id, name, kind in extracted.names if kind != "filing"
-    )
-    companies = triples.filter(pl.col("head_type") == "company").unique("head", maintain_order=True)
-    clusters.add_names(companies.select("head_name", "head").iter_rows())
-    aliases = triples.filter((pl.col("tail_type") == "alias") | (pl.col("relation") == "trading symbol"))
-    for row in aliases.select("head", "tail_text", "document_id", "start", "end", "relation").iter_rows():
-        head, name, document_id, start, end, relation = row
-        if head.startswith("name:"):
-            owner = clusters.entity_of(head.removeprefix("name:"))
-            if owner is not None:
-                clusters.claim(name, owner, relation.removeprefix("alias: "), document_id, (start, end))
-        elif len(name) <= 60 and name[:1].isupper():
-            clusters.claim(name, head, "alias", document_id, (start, end))
-    return clusters
-
-
-def _link_names(triples: pl.DataFrame, clusters: NameClusters) -> tuple[pl.DataFrame, list[str]]:
-    """Bare names that mean an entity get its key."""
-    names = (
-        triples.filter((pl.col("tail_type") == "name") & (pl.col("tail") == ""))["tail_text"].unique().sort().to_list()
-    )
-    found = {name: entity for name in names if (entity := clusters.entity_of(name)) is not None}
-    bare = (pl.col("tail_type") == "name") & (pl.col("tail") == "")
-    key = pl.col("tail_text").replace_strict(found, default="", return_dtype=pl.String)
-    linked = bare & (key != "") & (key != pl.col("head"))
-    triples = triples.with_columns(
-        tail=pl.when(linked).then(key).otherwise("tail"),
-        tail_type=pl.when(linked).then(pl.lit("entity")).otherwise("tail_type"),
-    )
-    return triples, list(found)
-
-
-def _link_rows(triples: pl.DataFrame, clusters: NameClusters) -> pl.DataFrame:
-    """The row of the triple that proves a link: the file's import of that name, or the alias that the entity's document gives."""
-    imports = triples.filter(pl.col("tail_type") == "import").unique(
-        ["document_id", "head", "relation"], maintain_order=True
-    )
-    # The head of a class triple is the class; its file is the first label.
-    imports = imports.select(
-        "document_id", link=pl.col("relation"), file=pl.col("labels").list.first(), import_row="row"
-    )
-    triples = triples.with_columns(file=pl.col("labels").list.first())
-    triples = triples.join(imports, on=["document_id", "link", "file"], how="left", maintain_order="left")
-    aliases = triples.filter(pl.col("tail_type") == "alias").select("document_id", "start", "end", alias_row="row")
-    rules = []
-    named = triples.filter((pl.col("tail_type") == "entity") & pl.col("rule").is_in(["heading", "list"]))
-    for name in named["tail_text"].unique().sort().to_list():
-        why = clusters.rule_of(name)
-        if why is not None and why[0] == "alias":
-            rules.append((name, why[1], why[2], why[3]))
-    wanted = pl.DataFrame(
-        rules,
-        schema={"tail_text": pl.String, "alias_document": pl.String, "alias_start": pl.UInt32, "alias_end": pl.UInt32},
-        orient="row",
-    )
-    aliases = aliases.unique(["document_id", "start", "end"], maintain_order=True)
-    wanted = wanted.join(
-        aliases,
-        left_on=["alias_document", "alias_start", "alias_end"],
-        right_on=["document_id", "start", "end"],
-        how="left",
-        maintain_order="left",
-    ).select("tail_text", "alias_row")
-    triples = triples.join(wanted, on="tail_text", how="left", maintain_order="left")
-    is_entity = (pl.col("tail_type") == "entity") & pl.col("rule").is_in(["heading", "list"])
-    link_row = pl.when(is_entity).then(pl.col("alias_row")).otherwise(pl.col("import_row"))
-    return triples.with_columns(link_row=link_row.cast(pl.Int64).fill_null(-1)).drop("import_row", "alias_row", "file")
-
-
-def _numbered(triples: pl.DataFrame, extracted: Extracted) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+def _numbered(triples: pl.DataFrame, names: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
     text = pl.col("tail_text")
     literal = (
         pl.when(pl.col("tail_type") == "number")
@@ -278,7 +165,7 @@ def _numbered(triples: pl.DataFrame, extracted: Extracted) -> tuple[pl.DataFrame
     triples = cluster_relations(triples).with_columns(
         tail=pl.when(pl.col("tail") == "").then(literal).otherwise("tail"),
     )
-    nodes = _nodes(triples, extracted)
+    nodes = _nodes(triples, names)
     ids = nodes.select("key", "id")
     triples = triples.join(ids.rename({"key": "head", "id": "head_id"}), on="head", how="left", maintain_order="left")
     triples = triples.join(ids.rename({"key": "tail", "id": "tail_id"}), on="tail", how="left", maintain_order="left")
@@ -290,12 +177,10 @@ def _numbered(triples: pl.DataFrame, extracted: Extracted) -> tuple[pl.DataFrame
     return nodes, triples.join(numbers, on="relation", how="left", maintain_order="left"), relations
 
 
-def _nodes(triples: pl.DataFrame, extracted: Extracted) -> pl.DataFrame:
-    named = pl.DataFrame(
-        [(document_key(document_id), name, kind) for document_id, name, kind in extracted.names],
-        schema={"key": pl.String, "name": pl.String, "type": pl.String},
-        orient="row",
-    ).with_columns(key=pl.when(pl.col("type") == "package").then(pl.format("package:{}", "name")).otherwise("key"))
+def _nodes(triples: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    is_package = pl.col("type") == "package"
+    key = pl.when(is_package).then(pl.format("package:{}", "name")).otherwise(pl.format("doc:{}", "document_id"))
+    named = names.select("name", "type", key=key).select("key", "name", "type")
     heads = triples.select(key="head", name="head_name", type="head_type")
     tails = triples.select(key="tail", name="tail_text", type="tail_type")
     nodes = pl.concat([named, heads, tails]).unique("key", keep="first", maintain_order=True)
@@ -314,8 +199,3 @@ def _nodes(triples: pl.DataFrame, extracted: Extracted) -> pl.DataFrame:
         .with_row_index("id")
         .with_columns(pl.col("id").cast(pl.Int64))
     )
-
-
-def same_name(one: str, two: str) -> bool:
-    """True if two spellings of a name differ by nothing that counts."""
-    return normalise_name(one) == normalise_name(two)

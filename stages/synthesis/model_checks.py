@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -28,6 +30,7 @@ from stages.synthesis.checks import Refusal
 from stages.synthesis.config import VerifyConfig
 from stages.synthesis.distractors import RandomPlaces, distractor
 from stages.synthesis.excerpts import TokenOffsets
+from stages.synthesis.open_questions import CountedIn
 from stages.synthesis.text_words import Library
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,10 @@ Reward = Callable[[Sample, str], float]
 _STANDARD_ERRORS = 2.0  # letters: how far above chance the closed-book mean must be
 _TRIES = 200
 _LEAST_EXTRA_TOKENS = 16
+
+CLOSED_BOOK, WITH_CONTEXT, ROBUSTNESS = CHECK_NAMES = ("closed_book", "with_context", "robustness")
+# Parts of the seeds of the attempts.
+_SEEDED_AS = {CLOSED_BOOK: "closed book", WITH_CONTEXT: "with context", ROBUSTNESS: "more distractors"}
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,37 @@ class Verdict:
     refused: Refusal | None = None
 
 
+@dataclass
+class CheckCost:
+    """What one check took. seconds: its wall time, with making its prompts and scoring; they never enter a cached output."""
+
+    samples: int = 0
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
 class ModelChecks:
-    """The three checks with one engine. `reward(sample, response)` scores a response in [0, 1]."""
+    """The three checks with one engine. `reward(sample, response)` scores a response in [0, 1].
+
+    costs: of each check, in the order in which they run.
+    """
 
     def __init__(self, engine: RolloutEngine, reward: Reward, config: VerifyConfig, seed: int) -> None:
         self._engine = engine
         self._reward = reward
         self._config = config
         self._seed = seed
+        self.costs = {name: CheckCost() for name in CHECK_NAMES}
+
+    @contextmanager
+    def _timed(self, check: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.costs[check].seconds += time.monotonic() - started
 
     def judge(self, samples: Sequence[Sample], documents: DocumentStore, offsets: TokenOffsets) -> dict[str, Verdict]:
         """A verdict per sample id. Each check is one call of the engine over all samples that are still in."""
@@ -69,16 +99,20 @@ class ModelChecks:
             else:
                 open_samples.append(sample)
 
-        closed = self._attempt("closed book", open_samples, [self._closed_book_ids(sample) for sample in open_samples])
+        with self._timed(CLOSED_BOOK):
+            prompts = [self._closed_book_ids(sample) for sample in open_samples]
+            closed = self._attempt(CLOSED_BOOK, open_samples, prompts)
         for sample, rewards in zip(open_samples, closed, strict=True):
             mean = _mean(rewards)
             refused = self._answerable(sample, mean)
             verdicts[sample.id] = Verdict(closed_book_mean=mean, refused=refused)
         open_samples = [sample for sample in open_samples if verdicts[sample.id].refused is None]
 
-        prompts = [self._full_context_ids(sample, documents) for sample in open_samples]
+        with self._timed(WITH_CONTEXT):
+            prompts = [self._full_context_ids(sample, documents) for sample in open_samples]
+            read = self._attempt(WITH_CONTEXT, open_samples, prompts)
         solved = []
-        for sample, rewards in zip(open_samples, self._attempt("with context", open_samples, prompts), strict=True):
+        for sample, rewards in zip(open_samples, read, strict=True):
             refused = None
             if max(rewards) > 0:
                 solved.append(sample)
@@ -87,7 +121,9 @@ class ModelChecks:
             closed_mean = verdicts[sample.id].closed_book_mean
             verdicts[sample.id] = Verdict(closed_mean, _mean(rewards), refused=refused)
 
-        for sample, rewards in self._robustness(solved, documents, offsets):
+        with self._timed(ROBUSTNESS):
+            extended = self._robustness(solved, documents, offsets)
+        for sample, rewards in extended:
             refused = None
             if self._config.require_solvable and max(rewards) == 0:
                 refused = ("not_robust", f"none of {len(rewards)} attempts with more irrelevant text earns a reward")
@@ -99,19 +135,18 @@ class ModelChecks:
         self, samples: Sequence[Sample], documents: DocumentStore, offsets: TokenOffsets
     ) -> list[tuple[Sample, list[float]]]:
         source, library = RandomPlaces.of_store(documents), Library(documents)
+        counted_in = CountedIn(library)
         extended = []
         for sample in samples:
             room = self._room(self._full_context_ids(sample, documents))
             budget = min(self._config.extra_distractor_tokens, room)
             if budget >= _LEAST_EXTRA_TOKENS:
-                extended.append(with_more_distractors(sample, budget, library, source, offsets, self._seed))
+                extended.append(with_more_distractors(sample, budget, library, source, counted_in, offsets, self._seed))
         # Titles cost tokens too: what does not fit after all is not asked.
         prompts = [(sample, self._full_context_ids(sample, documents)) for sample in extended]
         fitting = [(sample, prompt) for sample, prompt in prompts if self._room(prompt) >= 0]
         asked = [sample for sample, _ in fitting]
-        return list(
-            zip(asked, self._attempt("more distractors", asked, [prompt for _, prompt in fitting]), strict=True)
-        )
+        return list(zip(asked, self._attempt(ROBUSTNESS, asked, [prompt for _, prompt in fitting]), strict=True))
 
     def _attempt(self, check: str, samples: Sequence[Sample], prompts: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Rewards of k completions per prompt."""
@@ -125,18 +160,28 @@ class ModelChecks:
                 max_tokens=self._config.max_answer_tokens,
                 temperature=self._config.temperature,
                 top_p=self._config.top_p,
-                seed=derive_seed(self._seed, "verify", check, sample.id),
+                seed=derive_seed(self._seed, "verify", _SEEDED_AS[check], sample.id),
             )
             for sample, prompt in zip(samples, prompts, strict=True)
         ]
+        answered = self._engine.generate_all(requests)
         rewards = [
             [self._reward(sample, self._engine.tokenizer.decode(completion.token_ids)) for completion in completions]
-            for sample, completions in zip(samples, self._engine.generate_all(requests), strict=True)
+            for sample, completions in zip(samples, answered, strict=True)
         ]
+        cost = self.costs[check]
+        cost.samples += len(samples)
+        cost.attempts += self._config.attempts * len(samples)
+        cost.prompt_tokens += sum(map(len, prompts))
+        cost.completion_tokens += sum(len(each.token_ids) for completions in answered for each in completions)
         log.info("%s: mean reward %.3f", check, _mean([_mean(row) for row in rewards]))
         return rewards
 
     def _answerable(self, sample: Sample, mean: float) -> Refusal | None:
+        if sample.proof.get("kind") == "not_mentioned":
+            # Whoever sees no documents rightly says "not mentioned". What keeps this from being a habit that pays are the
+            # questions of the same form that have an answer.
+            return None
         limit = closed_book_limit(sample, self._config.closed_book_threshold, self._config.attempts)
         if mean <= limit:
             return None
@@ -173,18 +218,20 @@ def with_more_distractors(
     extra_tokens: int,
     library: Library,
     source: RandomPlaces,
+    counted_in: CountedIn,
     offsets: TokenOffsets,
     seed: int,
 ) -> Sample:
     """The sample with up to `extra_tokens` tokens of further irrelevant excerpts between its documents."""
     chance = rng(seed, "extra distractors", sample.id)
     shown = {span.document_id for span in sample.context}
+    asked = counted_in.asked(sample)
     blocks = _blocks(sample.context)
     left = extra_tokens
     for place in islice(source.places(sample, chance), _TRIES):
         if left < _LEAST_EXTRA_TOKENS:
             break
-        if place.document_id in shown:
+        if place.document_id in shown or counted_in.states(place.document_id, asked):
             continue
         header = len(offsets(f"{opening_tag(library[place.document_id].title)}\n\n</document>\n"))
         if left - header < _LEAST_EXTRA_TOKENS // 2:

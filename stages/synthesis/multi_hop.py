@@ -18,16 +18,18 @@ from pathlib import Path
 import polars as pl
 
 from stages.common.chat_access import open_chat
+from stages.common.chat_client import OpenAIChat
 from stages.common.metrics import Emit
 from stages.common.records import Dropped, TaskType
 from stages.common.seeds import rng
 from stages.common.shards import ProcessExecutor, ShardExecutor
-from stages.common.storage import DocumentStore, write_json
+from stages.common.storage import DocumentStore, write_json, write_jsonl
 from stages.synthesis import causal, hypothetical, multi_fact, temporal
 from stages.synthesis.config import MultiHopConfig, MultiHopStage
 from stages.synthesis.draft_checks import DraftChecks
 from stages.synthesis.drafts import Draft, Workbench
-from stages.synthesis.extraction import Extracted, document_files, extract
+from stages.synthesis.extracted import Extracted
+from stages.synthesis.extraction import document_files, extract
 from stages.synthesis.knowledge_graph import KnowledgeGraph, build_graph
 from stages.synthesis.knowledge_graph_llm import ReadByModel, triples_by_model
 from stages.synthesis.narrative import Narrator
@@ -53,30 +55,29 @@ def run(
     """Make multi-hop questions. NotEnoughDataError if the documents yield too few."""
     del emit
     folder = inputs["documents"]
-    extracted = extract(folder, ProcessExecutor(), config.generator.named_entities)
+    extracted = extract(folder, ProcessExecutor(), config.generator.named_entities, state_dir)
     store = DocumentStore(document_files(folder))
-    read_by_model(extracted, store, config, state_dir)
+    chat = open_chat(config.writer, state_dir)  # one for the stage: reading and rewriting share its budget
+    read_by_model(extracted, store, chat, config.seed)
     graph = build_graph(extracted)
     selection = make_questions(graph, store, config.generator, config.seed)
     selection.dropped[:0] = extracted.dropped
-    selection = rewrite_selection(selection, config.writer, out_dir, state_dir)
+    selection = rewrite_selection(selection, chat, out_dir)
     counts = write_selection(selection, TaskType.MULTI_HOP, config.generator, extracted.documents, out_dir)
     write_graph(graph, out_dir)
     return counts
 
 
-def read_by_model(extracted: Extracted, store: DocumentStore, config: MultiHopStage, state_dir: Path) -> None:
+def read_by_model(extracted: Extracted, store: DocumentStore, chat: OpenAIChat | None, seed: int) -> None:
     """Add the triples that a model reads, if an endpoint is configured; what it got wrong is counted among the drops."""
-    chat = open_chat(config.writer, state_dir)
     if chat is None:
         return
 
     async def ask() -> ReadByModel:
         async with chat:
-            known = (
-                (store[document_id], name, kind) for document_id, name, kind in extracted.names if kind != "package"
-            )
-            return await triples_by_model(known, chat, config.seed)
+            named = extracted.names.filter(pl.col("type") != "package").select("document_id", "name", "type")
+            known = ((store[document_id], name, kind) for document_id, name, kind in named.iter_rows())
+            return await triples_by_model(known, chat, seed)
 
     found = asyncio.run(ask())
     extracted.triples = pl.concat([extracted.triples, found.triples])
@@ -113,7 +114,7 @@ def make_questions(graph: KnowledgeGraph, documents: DocumentStore, config: Mult
             turn.take_one(checks)
         if not checks.drop_near_duplicates():
             break
-    return checks.selection
+    return checks.close()
 
 
 class _Turn:
@@ -164,7 +165,8 @@ def _streams(bench: Workbench, config: MultiHopConfig, seed: int) -> dict[str, l
 
 
 def write_graph(graph: KnowledgeGraph, out_dir: Path) -> None:
-    """The merges as JSON lines' table and the graph's size: what was read as one, and why."""
+    """The graph's size, and a line for each merge: what was read as one, by which rule, and where both stand (merges.py)."""
+    counts = graph.merges.group_by("kind", "rule").len().sort("kind", "rule")
     write_json(
         out_dir / "graph.json",
         {
@@ -173,6 +175,7 @@ def write_graph(graph: KnowledgeGraph, out_dir: Path) -> None:
             "relations": len(graph.relations),
             "rules": dict(sorted(graph.triples["rule"].value_counts().iter_rows())),
             "types": dict(sorted(graph.nodes["type"].value_counts().iter_rows())),
-            "merges": graph.merges.to_dicts(),
+            "merges": {f"{kind}, {rule}": count for kind, rule, count in counts.iter_rows()},
         },
     )
+    write_jsonl(out_dir / "merges.jsonl", graph.merges.iter_rows(named=True))

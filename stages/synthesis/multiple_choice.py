@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from stages.common.chat_access import open_chat
 from stages.common.metrics import Emit
 from stages.common.records import QAPair, TaskType
 from stages.common.seeds import rng
@@ -53,9 +54,9 @@ def make(
     config: SynthesizeStage, documents: Path, out_dir: Path, state_dir: Path, executor: ShardExecutor
 ) -> dict[str, int]:
     """`run` on a given executor; the bytes do not depend on it."""
-    corpus = read_figures(documents, executor)
+    corpus = read_figures(documents, executor, state_dir)
     selection = make_questions(corpus, document_store(documents), config.generator.questions, config.seed)
-    selection = rewrite_selection(selection, config.writer, out_dir, state_dir)
+    selection = rewrite_selection(selection, open_chat(config.writer, state_dir), out_dir)
     return write_selection(selection, TaskType.MULTIPLE_CHOICE, config.generator, corpus.documents, out_dir)
 
 

@@ -2,6 +2,10 @@
 
     (document) --names a person--> "Sam Rayburn"      types PERSON, ORG, GPE, LAW, EVENT, WORK_OF_ART, NORP, FAC, LOC, PRODUCT
 
+A name describes a document ("the document that names the person ..."); it does not link documents. A link would have to say that a
+document names nobody else, or that nobody else's document names this one, and a pipeline that overlooks names cannot prove
+either. So the graph keeps a name only if no other document holds those words, by the hashes of all capitalised phrases.
+
 The pipeline comes from a PyPI package, so nothing is loaded from a model hub. It reads at most MAX_CHARACTERS of a document.
 """
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import duckdb
 
+from stages.common.chat_access import open_chat
 from stages.common.errors import ConfigError, InputError
 from stages.common.metrics import Emit
 from stages.common.records import AnswerKind, Category, Dropped, QAPair, TaskType
@@ -55,12 +56,13 @@ def make(
     config: NumericalStage, documents: Path, out_dir: Path, state_dir: Path, executor: ShardExecutor
 ) -> dict[str, int]:
     """`run` on a given executor; the bytes do not depend on it."""
-    corpus = read_figures(documents, executor)
+    corpus = read_figures(documents, executor, state_dir)
     store = document_store(documents)
     pools = build_pools(corpus.figures, config.generator.max_entities)
     selection = make_questions(corpus, pools, store, config.generator, config.seed)
-    selection = rewrite_selection(selection, config.writer, out_dir, state_dir)
-    add_written(selection, pools, store, config.writer, config.generator.written, config.seed, state_dir)
+    chat = open_chat(config.writer, state_dir)  # one for the stage: rewriting and writing share its budget
+    selection = rewrite_selection(selection, chat, out_dir)
+    add_written(selection, pools, store, chat, config.generator.written, config.seed)
     return write_selection(selection, TaskType.NUMERICAL, config.generator, corpus.documents, out_dir)
 
 
@@ -163,6 +165,7 @@ def answered(
             return
         key = tuple(sorted(f"{figure.document_id}:{figure.start}" for figure in draft.figures))
         if key in asked:
+            selection.not_kept["same_figures"] += 1
             failed += 1
             continue
         answer = computed_answer(draft, connection)

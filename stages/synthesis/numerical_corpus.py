@@ -8,10 +8,12 @@ measure stands for a year only if all tables of the document agree on it.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +23,15 @@ from stages.common.records import Category, Document, Dropped
 from stages.common.shards import ShardExecutor
 from stages.synthesis.entities import entity_of
 from stages.synthesis.facts import Fact, heading_facts, with_evidence
-from stages.synthesis.numerical_figures import Figure, heading_figure, says_something, table_figures
+from stages.synthesis.numerical_figures import (
+    Figure,
+    heading_figure,
+    measure_of,
+    rows_not_told_apart,
+    says_something,
+    table_figures,
+)
+from stages.synthesis.shard_results import JsonFiles, mapped, shard_key
 from stages.synthesis.tables import read_tables
 
 log = logging.getLogger(__name__)
@@ -54,8 +64,11 @@ class _Found:
     dropped: list[Dropped]
 
 
-def read_figures(folder: Path, executor: ShardExecutor) -> FigureCorpus:
-    """Read every category file in `folder`. InputError if there is none."""
+def read_figures(folder: Path, executor: ShardExecutor, state_dir: Path | None = None) -> FigureCorpus:
+    """Read every category file in `folder`. InputError if there is none.
+
+    state_dir: where finished shards are kept, so that an interrupted run reads only the others.
+    """
     paths = [folder / f"{category}.jsonl" for category in Category if category is not Category.DIALOGUES]
     present = [path for path in paths if path.is_file()]
     if not present:
@@ -66,7 +79,9 @@ def read_figures(folder: Path, executor: ShardExecutor) -> FigureCorpus:
     figures: list[Figure] = []
     names: list[Fact] = []
     dropped: list[Dropped] = []
-    for found in executor.map(_read_shard, shards):
+    kept = None if state_dir is None else state_dir / "figures"
+    key = functools.partial(shard_key, what="figures 1")
+    for found in mapped(executor, _read_shard, shards, kept, key, JsonFiles(_Found)):
         documents += found.documents
         entities += found.entities
         figures += found.figures
@@ -106,8 +121,11 @@ def _read_shard(piece: FileRange) -> _Found:
 
 
 def _table_cells(document: Document, entity: str, dropped: list[Dropped]) -> list[Figure]:
+    unclear: set[str] = set()
+
     def every() -> Iterator[Figure]:
         for table in read_tables(document, dropped):
+            unclear.update(rows_not_told_apart(table))
             yield from table_figures(document, entity, table)
 
     found = every()
@@ -115,7 +133,19 @@ def _table_cells(document: Document, entity: str, dropped: list[Dropped]) -> lis
     if next(found, None) is not None:
         detail = f"only the first {MAX_FIGURES_PER_DOCUMENT} table cells are read"
         dropped.append(_drop(document.id, "too_many_figures", detail))
-    return cells
+    named: list[Figure] = []
+    unnamed: list[Figure] = []
+    for figure in cells:
+        (unnamed if figure.measure in unclear and not _has_section(figure) else named).append(figure)
+    for attribute in dict.fromkeys(figure.attribute for figure in unnamed):
+        detail = f"row {attribute!r} has the name of two rows of a table that nothing tells apart"
+        dropped.append(_drop(document.id, "ambiguous_cell", detail))
+    return named
+
+
+def _has_section(figure: Figure) -> bool:
+    """True if a section's name tells the row from others of its name."""
+    return measure_of(figure.attribute) != figure.measure
 
 
 def unambiguous(document_id: str, headed: list[Figure], cells: list[Figure], dropped: list[Dropped]) -> list[Figure]:
@@ -123,6 +153,7 @@ def unambiguous(document_id: str, headed: list[Figure], cells: list[Figure], dro
     yearly = [figure for group in _by_year(cells) for figure in _agreed(group, dropped, document_id)]
     taken = {(figure.table, figure.row, figure.column) for figure in yearly if figure.period == figure.column_name}
     printed = [replace(figure, year=None) for figure in cells if (figure.table, figure.row, figure.column) not in taken]
+    printed = _not_told_apart(printed, dropped, document_id)
     by_key: defaultdict[tuple[str, str, str], list[Figure]] = defaultdict(list)
     for figure in (*headed, *yearly, *printed):
         by_key[figure.key].append(figure)
@@ -136,6 +167,24 @@ def unambiguous(document_id: str, headed: list[Figure], cells: list[Figure], dro
         kept.append(max(group, key=lambda figure: (figure.year is not None, figure.scale != "")))
     for attribute, columns in ambiguous.items():
         detail = f"row {attribute!r} occurs in several tables with different values in {columns} columns"
+        dropped.append(_drop(document_id, "ambiguous_cell", detail))
+    return kept
+
+
+def _not_told_apart(cells: list[Figure], dropped: list[Dropped], document_id: str) -> list[Figure]:
+    """Without rows whose bare name also names another number: "Foreign" where "Current: Foreign" is printed, too."""
+    named: defaultdict[tuple[str, str], set[Decimal]] = defaultdict(set)
+    for figure in cells:
+        named[figure.measure, figure.period.casefold()].add(figure.value / figure.factor)
+    kept = []
+    ambiguous: Counter[str] = Counter()
+    for figure in cells:
+        if not _has_section(figure) and len(named[figure.measure, figure.period.casefold()]) > 1:
+            ambiguous[figure.attribute] += 1
+        else:
+            kept.append(figure)
+    for attribute, columns in ambiguous.items():
+        detail = f"row {attribute!r} has the name of other rows with different values in {columns} columns"
         dropped.append(_drop(document_id, "ambiguous_cell", detail))
     return kept
 

@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 from stages.synthesis.corpus_table import literal
+from stages.synthesis.currencies import MONEY, currencies_in
 from stages.synthesis.numerical_figures import Figure
 from stages.synthesis.numerical_proofs import decimals_of
 from stages.synthesis.phrasing import entity_phrase, listed
 from stages.synthesis.quantities import plain
 from stages.synthesis.units import base_unit, common_unit
 
-_CURRENCY_NAMES = {"$": "dollars", "€": "euros", "£": "pounds", "¥": "yen"}
 _NUMBERS = {0: "no", 1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 _ORDINALS = {1: "", 2: "second-", 3: "third-", 4: "fourth-"}
 
@@ -70,11 +70,11 @@ def _unit_phrase(shown: str, figures: Sequence[Figure]) -> str:
     """Currency is said where a cell shows its sign and the scale is known; an unscaled number is only "as printed"."""
     if not figures[0].is_cell:
         return unit_phrase(shown)
-    money = next((sign for figure in figures for sign in figure.currency if sign in figure.text), "")
+    money = next((name for figure in figures for name in currencies_in(figure.text) if name in MONEY), "")
     if shown.startswith("in "):
-        return f", {shown} of {_CURRENCY_NAMES[money]}" if money else f", {shown}"
-    if base_unit(shown)[1] in ("dollars", "euros", "pounds"):
-        return f", in {_CURRENCY_NAMES[money]}" if money and figures[0].scaled else ""
+        return f", {shown} of {money}" if money else f", {shown}"
+    if base_unit(shown)[1] in MONEY:
+        return f", in {money}" if money and figures[0].scaled else ""
     return unit_phrase(shown)
 
 

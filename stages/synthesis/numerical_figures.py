@@ -8,12 +8,13 @@ millions") is applied; what the scale does not concern (per-share data, counts o
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 from stages.common.records import Document
+from stages.synthesis.currencies import MONEY, currencies_in
 from stages.synthesis.facts import Fact
 from stages.synthesis.quantities import Quantity
 from stages.synthesis.tables import Cell, Row, Table
@@ -93,6 +94,7 @@ class Figure:
     period:    the column as printed, or a bare year, or "". (entity, attribute, period) names one figure.
     year:      set where the figure stands for that year in every table of its document.
     value, unit: in base units; `shown`: the unit as written ("billion dollars", "in millions"), `factor`: one of it.
+    currency:  "dollars", or "" where the table marks none; figures of two currencies are never compared.
     scale:     where the table's scale is said, if it was applied; cross-document families need `scaled`.
     spans:     evidence in document order; labels: texts that must stand in it.
     row, column, table: place in its table (-1: not in a table).
@@ -192,6 +194,19 @@ def table_figures(document: Document, entity: str, table: Table) -> Iterator[Fig
                 yield _cell_figure(document, entity, table, number, row, section, index, quantity)
 
 
+def rows_not_told_apart(table: Table) -> set[str]:
+    """Measures that several rows of the table have, no section above one of them, with different numbers."""
+    rows: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        rows[measure_of(clean(row.label))].append(row)
+    return {
+        measure
+        for measure, group in rows.items()
+        if any(row.section is None for row in group)
+        and len({tuple(cell.quantity.value if cell.quantity else None for cell in row.cells[1:]) for row in group}) > 1
+    }
+
+
 def _cell_figure(
     document: Document,
     entity: str,
@@ -205,7 +220,7 @@ def _cell_figure(
     """`section` is given where it is needed to tell the row from others of its name."""
     cell, name, label = row.cells[column], clean(" ".join(table.columns[column])), clean(row.label)
     attribute = f"{clean(section.text).rstrip(':')}: {label}" if section is not None else label
-    money, unit = base_unit("" if quantity.unit in ("dollars", "euros", "pounds") else quantity.unit)
+    money, unit = base_unit("" if quantity.unit in MONEY else quantity.unit)
     above = row.section.text if row.section is not None else ""
     scale = _scale_of(table, column, f"{above} {label} {name}", unit)
     factor = scale.factor if scale else money
@@ -231,7 +246,7 @@ def _cell_figure(
         factor=factor,
         scale=document.text[scale.start : scale.end] if scale else "",
         scaled=scale is not None or unit != "" or bool(_PER.search(label)),
-        currency=table.currencies,
+        currency=_currency_of(table, cell.text, f"{' '.join(table.columns[column])} {label}"),
         labels=(row.label, *((section.text,) if section is not None else ()), *table.columns[column]),
         spans=tuple(sorted(spans)),
         header=table.header,
@@ -241,6 +256,14 @@ def _cell_figure(
         row=number,
         column=column,
     )
+
+
+def _currency_of(table: Table, cell: str, names: str) -> str:
+    """The table's currency; where it has several, the cell's own, or the one that its column or row names."""
+    if len(table.currencies) <= 1:
+        return "".join(table.currencies)
+    own = currencies_in(cell) or currencies_in(names) or list(table.currencies)
+    return " or ".join(own)
 
 
 def _scale_of(table: Table, column: int, named: str, unit: str) -> Scale | None:

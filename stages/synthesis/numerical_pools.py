@@ -62,12 +62,20 @@ def build_pools(figures: Sequence[Figure], max_entities: int) -> Pools:
         if figure.is_cell:
             key = (figure.document_id, figure.table, figure.column, figure.unit, figure.factor)
             columns[key].setdefault(figure.row, figure)
-    lines = [sorted(group, key=_year) for group in series.values() if len(group) > 1 and _one_factor(group)]
+    lines = [
+        sorted(group, key=_year)
+        for group in series.values()
+        if len(group) > 1 and _one_factor(group) and _one_currency(group)
+    ]
     return Pools(
         figures=list(figures),
         panels=_alternating([group for group in panels.values() if len(group) >= MIN_PANEL]),
         series=_alternating(lines),
-        columns=[list(rows.values()) for rows in columns.values() if MIN_COLUMN_ROWS <= len(rows) <= MAX_COLUMN_ROWS],
+        columns=[
+            group
+            for rows in columns.values()
+            if MIN_COLUMN_ROWS <= len(rows) <= MAX_COLUMN_ROWS and _one_currency(group := list(rows.values()))
+        ],
         series_panels=_series_panels(lines),
         max_entities=max_entities,
     )
@@ -78,6 +86,11 @@ def _one_factor(group: Group) -> bool:
     if group[0].is_cell and len({figure.factor for figure in group}) > 1:
         return False
     return len({figure.year for figure in group}) == len(group)
+
+
+def _one_currency(group: Group) -> bool:
+    """No two of them are marked as different currencies; one that is not marked is in that of its document."""
+    return len({figure.currency for figure in group} - {""}) <= 1
 
 
 def _series_panels(lines: Sequence[Group]) -> list[list[Group]]:

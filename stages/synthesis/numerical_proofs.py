@@ -18,6 +18,7 @@ from typing import Any
 from stages.common.errors import InputError
 from stages.common.records import QAPair, Span
 from stages.synthesis.corpus_table import select_from
+from stages.synthesis.currencies import MONEY
 from stages.synthesis.numerical_figures import Figure, clean, measure_of
 from stages.synthesis.quantities import parse_cell, plain
 from stages.synthesis.units import base_unit, find_scale
@@ -27,7 +28,6 @@ Row = Mapping[str, Any]
 
 MAX_ROWS = 60
 MAX_JOINED_GAP = 120
-_MONEY = ("dollars", "euros", "pounds")
 
 
 def figure_row(figure: Figure) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def figure_holds(row: Row, qa: QAPair, text_of: TextOf) -> bool:
     if "grid" not in row:
         factor, unit = base_unit(quantity.unit)
         return plain(quantity.value * factor) == row["value"] and unit == row["unit"]
-    factor, unit = base_unit("" if quantity.unit in _MONEY else quantity.unit)
+    factor, unit = base_unit("" if quantity.unit in MONEY else quantity.unit)
     scale = find_scale(row["scale"]) if row["scale"] else None
     if row["scale"] and scale is None:
         return False

@@ -18,16 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.common.chat import ChatFailedError, ChatModel, Message
-from stages.common.chat_access import open_chat
 from stages.common.chat_client import OpenAIChat
 from stages.common.chat_json import reply_as, schema_of
-from stages.common.config import EndpointConfig
 from stages.common.errors import InputError
 from stages.common.records import AnswerKind, Dropped, QAPair, TaskType
 from stages.common.seeds import derive_seed, rng
@@ -100,13 +97,14 @@ def add_written(
     selection: Selection,
     pools: Pools,
     store: DocumentStore,
-    writer: EndpointConfig,
+    chat: OpenAIChat | None,
     wanted: int,
     seed: int,
-    state_dir: Path,
 ) -> None:
-    """Offer up to `wanted` written questions to the selection, if an endpoint is configured."""
-    chat = open_chat(writer, state_dir)
+    """Offer up to `wanted` written questions to the selection, if an endpoint is configured.
+
+    chat: the stage's one client of the writer; None if there is no endpoint.
+    """
     if chat is None or not wanted:
         return
     taken = 0

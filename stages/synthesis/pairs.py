@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stages.common.errors import NotEnoughDataError
@@ -55,10 +56,16 @@ def quote_span(documents: DocumentStore, span: Span) -> Evidence:
 
 
 def write_pairs(
-    out_dir: Path, task_type: TaskType, pairs: Sequence[QAPair], dropped: Sequence[Dropped], config: GeneratorConfig
+    out_dir: Path,
+    task_type: TaskType,
+    pairs: Sequence[QAPair],
+    dropped: Sequence[Dropped],
+    config: GeneratorConfig,
+    not_kept: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Write qa.jsonl, dropped.jsonl and summary.json; return the counts.
 
+    not_kept: drops by reason beyond those whose records are in `dropped`; the summary counts both.
     NotEnoughDataError if there are fewer than `min_questions`.
     """
     if len(pairs) < config.min_questions:
@@ -70,12 +77,14 @@ def write_pairs(
         log.warning("%s: %d questions found, %d wanted", task_type, len(pairs), config.questions)
     write_jsonl(out_dir / "qa.jsonl", pairs)
     write_jsonl(out_dir / "dropped.jsonl", dropped)
-    counts = {"questions": len(pairs), "wanted": config.questions, "dropped": len(dropped)}
+    reasons = Counter(record.reason for record in dropped) + Counter(not_kept)
+    counts = {"questions": len(pairs), "wanted": config.questions, "dropped": reasons.total()}
     write_json(
         out_dir / "summary.json",
         {
             "counts": counts,
-            "dropped": dict(Counter(record.reason for record in dropped)),
+            "dropped": dict(reasons),
+            "dropped_records_kept": len(dropped),
             "generators": dict(Counter(pair.generator for pair in pairs)),
         },
     )

@@ -1,6 +1,7 @@
 """Programmatic verification of all samples: a map over shards of samples, then near-duplicate questions; no model.
 
-Apart from verify.py, so that worker processes import no model code.
+Apart from verify.py, so that worker processes import no model code. What was found of a shard is kept in the stage's state, so
+that an interrupted run resumes at the shard.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from stages.common.file_ranges import FileRange, iter_range, line_ranges
 from stages.common.records import Dropped, Sample
+from stages.common.resumable import JsonLinesResults, resumable_map
 from stages.common.shards import ProcessExecutor, SerialExecutor, ShardExecutor
 from stages.common.storage import DocumentStore, read_records
 from stages.synthesis.checks import Refusal, refusal
@@ -21,29 +25,60 @@ _SERIAL_BYTES = 16_000_000  # with fewer documents, starting worker processes co
 _KEPT_DOCUMENTS = 1024
 
 
+class Checked(BaseModel):
+    """What the checks found of one sample. reason: None if it passes them all."""
+
+    id: str
+    reason: str | None = None
+    detail: str = ""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """As `checks.refusal` gives it."""
+        return None if self.reason is None else (self.reason, self.detail)
+
+
 def programmatic(samples: Sequence[Sample], documents: DocumentStore) -> tuple[list[Sample], list[Dropped]]:
     """Samples that pass every programmatic check, and the others with the reason."""
     return _sorted_out(samples, [refusal(sample, documents) for sample in samples])
 
 
 def programmatic_in_parallel(
-    assembled: Path, executor: ShardExecutor | None = None
+    assembled: Path, executor: ShardExecutor | None = None, state_dir: Path | None = None
 ) -> tuple[list[Sample], list[Dropped]]:
-    """The same for a stage's folder: a map over shards of samples, which needs no model."""
+    """The same for a stage's folder: a map over shards of samples, which needs no model.
+
+    state_dir: of the stage with these inputs: shards that are done are kept there; None: an interrupted run begins anew.
+    """
     path = assembled / "samples.jsonl"
     shards = list(line_ranges(path, _SHARD_BYTES))
     if executor is None:
         little = (assembled / "documents.jsonl").stat().st_size < _SERIAL_BYTES or len(shards) < 2
         executor = SerialExecutor() if little else ProcessExecutor()
     check = functools.partial(check_shard, documents=assembled / "documents.jsonl")
-    refusals = [refused for found in executor.map(check, shards) for refused in found]
-    return _sorted_out(read_records(path, Sample), refusals)
+    results = (
+        executor.map(check, shards)
+        if state_dir is None
+        else resumable_map(executor, check, shards, state_dir / "checked", shard_key, JsonLinesResults(Checked))
+    )
+    samples = read_records(path, Sample)
+    return _sorted_out(samples, [found.refusal for shard in results for found in shard])
 
 
-def check_shard(shard: FileRange, documents: Path) -> list[Refusal | None]:
+def shard_key(shard: FileRange) -> str:
+    """What a shard's result depends on; documents and code are those of the state's fingerprint."""
+    return f"checked 2 {shard.path} {shard.start} {shard.end}"
+
+
+def check_shard(shard: FileRange, documents: Path) -> Sequence[Checked]:
     """The map step: of each sample in the shard the first check that it fails."""
     store = _open_documents(documents)
-    return [refusal(sample, store) for sample in iter_range(shard, Sample)]
+    return [_checked(sample, store) for sample in iter_range(shard, Sample)]
+
+
+def _checked(sample: Sample, store: DocumentStore) -> Checked:
+    reason, detail = refusal(sample, store) or (None, "")
+    return Checked(id=sample.id, reason=reason, detail=detail)
 
 
 @functools.lru_cache(maxsize=1)

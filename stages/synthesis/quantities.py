@@ -1,4 +1,4 @@
-"""Numbers as documents write them: "6,734 km", "$ 1,234", "(1,234)", "12.5%", "-$34.4 billion (2024 est.)".
+"""Numbers as documents write them: "6,734 km", "$ 1,234", "(1,234)", "12.5%", "-$34.4 billion (2024 est.)", "EUR 5 million".
 
 A value is accepted only if its first number is clearly the value: what follows may be a unit and remarks in brackets,
 nothing else. "32,606 km (2022) 3,448 km electrified" and "5 July 1962" are refused: a wrong gold answer costs more
@@ -11,15 +11,17 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from stages.synthesis.currencies import CODES, CURRENCIES, MARK_PATTERN
+
 MAX_VALUE_CHARACTERS = 300
 MAX_UNIT_CHARACTERS = 48
 MAX_UNIT_WORDS = 7
 
 _NUMBER = re.compile(
-    r"(?P<sign>[-−–])? ?(?P<currency>[$€£])? ?(?P<inner_sign>[-−–])?"
+    rf"(?P<sign>[-−–])? ?(?P<currency>{MARK_PATTERN})? ?(?P<inner_sign>[-−–])?"
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3}){1,6}(?![0-9,])|[0-9]{1,18}(?![0-9,]))(?P<decimals>\.[0-9]{1,8}(?![0-9.]))?"
 )
-_CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds"}
+_MARK_BEFORE_BRACKET = re.compile(rf"({MARK_PATTERN})\(")
 _PER_THOUSANDS = re.compile(r"/[0-9]{1,3}(?:,[0-9]{3}){0,3}(?![0-9,])")
 _LETTER_DIGIT = re.compile(r"(?<=[A-Za-z])[0-9]")  # CO2, m3
 _UNIT_REFUSED = re.compile(r"[0-9,;:|=\[\]{}<>\"]|\b(?:or|and|to|but|of age)\b")
@@ -67,7 +69,10 @@ def parse_quantity(text: str) -> Quantity | None:
     if not _only_brackets(remarks) or not _is_unit(unit):
         return None
     if match["currency"]:
-        unit = f"{unit} {_CURRENCIES[match['currency']]}".strip()
+        unit = f"{unit} {CURRENCIES[match['currency']]}".strip()
+    elif unit.rpartition(" ")[2] in CODES:  # "5 million EUR"
+        magnitude, _, code = unit.rpartition(" ")
+        unit = f"{magnitude} {CURRENCIES[code]}".strip()
     if not unit and _looks_like_year(match):
         return None
     return Quantity(value, unit, lead, match.end() + len(unit_text.rstrip()))
@@ -79,7 +84,8 @@ def parse_cell(text: str) -> Quantity | None:
     if not cell or len(cell) > MAX_VALUE_CHARACTERS:
         return None
     # "$(1,234)" is written "($1,234)" to read both alike.
-    inner = f"($ {cell[2:]}" if cell.startswith("$(") else cell
+    marked = _MARK_BEFORE_BRACKET.match(cell)
+    inner = f"({marked[1]} {cell[marked.end() :]}" if marked else cell
     if inner.startswith("("):
         match = _CELL_CORE.fullmatch(inner)
         if match is None or not match["close"]:

@@ -9,24 +9,33 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from stages.common.records import AnswerKind, Document
+from stages.common.records import AnswerKind, Document, Span
 from stages.common.text import collapse_blanks
-from stages.synthesis.outline import Heading, children, classes, headings, lists
+from stages.synthesis.outline import Heading, children, lists
+from stages.synthesis.outline import classes as _classes_of
+from stages.synthesis.outline import headings as _headings_of
 
 _MAX_SPAN_CHARACTERS = 12_000
 _MAX_ANSWER_CHARACTERS = 80
 _SENTENCE = re.compile(r"(?<=[.!?] )[A-Z][^.!?\n|#*_`\[\]{}<>\\]{60,200}[.!?](?=\s)")
 
-
 _FILE_NAME = re.compile(r"\S*[-_.\d]\S*")
+
+# Every family reads the same document after the other.
+headings = lru_cache(maxsize=1)(_headings_of)
+classes = lru_cache(maxsize=1)(_classes_of)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A question that could be asked. `key` is what may recur in other documents, so that it can be limited."""
+    """A question that could be asked. `key` is what may recur in other documents, so that it can be limited.
+
+    others: further evidence of a question that one span does not answer.
+    """
 
     family: str
     document_id: str
@@ -37,6 +46,7 @@ class Candidate:
     kind: AnswerKind
     key: str
     proof: dict[str, Any] = field(hash=False)
+    others: tuple[Span, ...] = ()
 
 
 Family = Callable[[Document], Iterator[Candidate]]
@@ -151,9 +161,9 @@ def value_under(document: Document) -> Iterator[Candidate]:
     for index, heading in enumerate(found):
         following = found[index + 1].start if index + 1 < len(found) else len(document.text)
         body = document.text[heading.end : following].strip()
-        letters = sum(character.isalpha() for character in body)
         if heading.title not in once or "\n" in body or not 4 <= len(body) <= _MAX_ANSWER_CHARACTERS:
             continue
+        letters = sum(character.isalpha() for character in body)
         if letters < 0.6 * len(body) or body.startswith(("-", "|", "!", "[")):
             continue
         end = document.text.index(body, heading.end) + len(body)

@@ -9,6 +9,22 @@ from collections.abc import Callable
 
 from stages.common.records import QAPair
 from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
+from stages.synthesis.in_context_proofs import rederive_labels
+from stages.synthesis.memory_proofs import (
+    rederive_absence,
+    rederive_correction,
+    rederive_first_to_say,
+    rederive_gap,
+    rederive_last_mention,
+    rederive_record_change,
+    rederive_record_count,
+    rederive_record_value,
+    rederive_said_order,
+    rederive_session_count,
+    rederive_session_next,
+    rederive_session_which,
+    rederive_sessions_between,
+)
 from stages.synthesis.multiple_choice_proofs import rederive_option
 from stages.synthesis.numerical_proofs import rederive_sql
 from stages.synthesis.path_proofs import rederive_path
@@ -34,6 +50,19 @@ REDERIVE: dict[str, Callable[[QAPair, TextOf], Answer | None]] = {
     "mrcr": rederive_mrcr,
     "speaker_of": rederive_speaker,
     "reply_to": rederive_reply,
+    "gap": rederive_gap,
+    "record_value": rederive_record_value,
+    "record_change": rederive_record_change,
+    "record_count": rederive_record_count,
+    "last_mention": rederive_last_mention,
+    "correction": rederive_correction,
+    "session_count": rederive_session_count,
+    "session_which": rederive_session_which,
+    "session_next": rederive_session_next,
+    "sessions_between": rederive_sessions_between,
+    "said_order": rederive_said_order,
+    "first_to_say": rederive_first_to_say,
+    "not_mentioned": rederive_absence,
     "heading_after": rederive_heading_after,
     "last_subsection": rederive_last_subsection,
     "count_subsections": rederive_count_subsections,
@@ -42,6 +71,7 @@ REDERIVE: dict[str, Callable[[QAPair, TextOf], Answer | None]] = {
     "method_after": rederive_method_after,
     "value_under": rederive_value_under,
     "title_of": rederive_title,
+    "labels": rederive_labels,
     "mase": rederive_mase,
 }
 

@@ -23,6 +23,17 @@ NOUNS = {
     "module": "file",
     "class": "class",
     "function": "function",
+    # of heads that a model reads (knowledge_graph_llm.py)
+    "person": "person",
+    "organisation": "organisation",
+    "place": "place",
+    "building": "building",
+    "event": "event",
+    "law": "law",
+    "work of art": "work of art",
+    "product": "product",
+    "group": "group",
+    "thing": "thing",
 }
 
 _TABLE = re.compile(r"table: (?P<row>.+) \| (?P<column>.*)", re.DOTALL)

@@ -17,10 +17,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.common.chat import ChatFailedError, ChatModel, Message
-from stages.common.chat_access import open_chat
 from stages.common.chat_client import OpenAIChat
 from stages.common.chat_json import reply_as, schema_of
-from stages.common.config import EndpointConfig
 from stages.common.prompts import defuse_tags
 from stages.common.records import AnswerKind, QAPair
 from stages.common.storage import write_json
@@ -150,9 +148,11 @@ def reader_messages(pair: QAPair) -> list[Message]:
     return [{"role": "system", "content": _READER}, {"role": "user", "content": text}]
 
 
-def rewrite_selection(selection: Selection, writer: EndpointConfig, out_dir: Path, state_dir: Path) -> Selection:
-    """The selection with its questions rewritten, if an endpoint is configured; rewriting.json says what became of them."""
-    chat = open_chat(writer, state_dir)
+def rewrite_selection(selection: Selection, chat: OpenAIChat | None, out_dir: Path) -> Selection:
+    """The selection with its questions rewritten, if an endpoint is configured; rewriting.json says what became of them.
+
+    chat: the stage's one client of the writer, so that all its calls share one budget; None if there is no endpoint.
+    """
     done = None if chat is None else asyncio.run(_with(chat, selection.questions))
     counts = {} if done is None else dict(sorted(done.counts.items()))
     write_json(out_dir / "rewriting.json", {"skipped": done is None, "counts": counts})

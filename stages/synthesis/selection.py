@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +33,12 @@ _HELP = {
 
 @dataclass
 class Selection:
-    """Questions taken so far and what was dropped."""
+    """Questions taken so far and what was dropped. not_kept: drops by reason beyond those in `dropped`."""
 
     questions: list[QAPair] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    not_kept: Counter[str] = field(default_factory=Counter)
 
     def offer(self, qa: QAPair) -> bool:
         """Take a question unless its text was seen, holds its answer, or cannot be re-derived from its evidence."""
@@ -130,4 +131,4 @@ def write_selection(
             f"{config.min_questions} needed. Add {_HELP[task]} to ingest.sources, "
             f"or lower synthesize.{task}.min_questions."
         )
-    return write_pairs(out_dir, task, selection.questions, selection.dropped, config)
+    return write_pairs(out_dir, task, selection.questions, selection.dropped, config, selection.not_kept)

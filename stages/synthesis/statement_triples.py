@@ -182,6 +182,12 @@ def phrase_triples(
     return np.array(sorted(hashes), dtype=np.uint64)
 
 
+def phrase_hashes(document: Document) -> npt.NDArray[np.uint64]:
+    """The sorted hashes of every phrase of a document that is not described itself: its phrases count against others."""
+    hashes = {phrase_hash(phrase) for match in _RUN.finditer(document.text) for phrase in _parts(match[0].split())}
+    return np.array(sorted(hashes), dtype=np.uint64)
+
+
 def _parts(words: list[str]) -> Iterator[str]:
     """Every run of two words and more, each also without what hangs on its last word (`Corps's`, `Corps-led`)."""
     for first in range(len(words)):

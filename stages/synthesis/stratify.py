@@ -69,7 +69,9 @@ def run(
     summary = _summary(plan, samples, usable, heldout, train, sft)
     write_json(out_dir / "summary.json", summary)
     splits = {"train": train, "sft": sft, "heldout": heldout}
-    write_datacard(out_dir, samples, splits, DocumentStore([inputs["documents"]]), _drops(inputs), pass_rates)
+    documents = DocumentStore([inputs["documents"]])
+    checks = read_json(inputs["verified"] / "summary.json").get("checks") or {}
+    write_datacard(out_dir, samples, splits, documents, _drops(inputs), pass_rates, checks)
     for shortfall in summary["shortfalls"]:
         log.warning("%(split)s/%(task)s: %(found)d samples, %(wanted)d wanted", shortfall)
     counts: dict[str, int] = summary["counts"]

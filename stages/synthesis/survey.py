@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.common.file_ranges import FileRange, iter_range, line_ranges
-from stages.common.records import Category, Document
+from stages.common.records import Document
 from stages.common.tokens import TokenCounter
-from stages.synthesis.attributes import attributes
+from stages.synthesis.attributes import attributes_of
 from stages.synthesis.line_tokens import LineCounter
 from stages.synthesis.terms import terms_of
 
@@ -72,9 +72,7 @@ def _counter(tokenizer_json: Path) -> LineCounter:
 def survey_document(document: Document, counter: LineCounter) -> dict[str, Any]:
     """One document's row."""
     lines = counter.segments(document.text)
-    # Code comments look like headings, and turns of talk state no attributes.
-    states_attributes = document.category not in (Category.DIALOGUES, Category.CODE)
-    found = attributes(document.text) if states_attributes else []
+    found = attributes_of(document)
     terms, times = terms_of(document.text)
     return {
         "id": document.id,

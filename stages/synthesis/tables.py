@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from stages.common.records import Document, Dropped
 from stages.common.records import Table as RecordedTable
+from stages.synthesis.currencies import currencies_in
 from stages.synthesis.markdown import Line, heading_of, iter_lines
 from stages.synthesis.quantities import Quantity, parse_cell
 from stages.synthesis.units import Scale, find_scale
@@ -25,7 +26,6 @@ MAX_CAPTION_CHARACTERS = 240
 MAX_HEADER_ROWS = 3
 
 _PERCENT = re.compile(r"\bin percent\b", re.IGNORECASE)
-_CURRENCIES = "$€£¥"
 _MAX_UNITS_DISTANCE = 600  # how far above a table the line may stand that says its units
 _DATE = re.compile(r"(?:[A-Z][a-z]{2,8}\.? ?[0-9]{1,2}, ?)?(?:19|20)[0-9]{2}")
 _SEPARATOR = frozenset("|-: \t")
@@ -65,7 +65,7 @@ class Table:
 
     scale:      the first that caption or header state ("in millions"), or "".
     scales:     that of each column, with its place; None where nothing is said.
-    currencies: the currency signs that occur in it.
+    currencies: those that its cells, its header or its caption mark ("dollars", "euros").
     caption_at: where the caption stands, as (start, end).
     """
 
@@ -76,7 +76,7 @@ class Table:
     header: tuple[int, int]
     rows: tuple[Row, ...]
     scales: tuple[Scale | None, ...]
-    currencies: str
+    currencies: tuple[str, ...]
     caption_at: tuple[int, int]
 
 
@@ -244,7 +244,7 @@ def _built(document_id: str, block: _Block, header: list[tuple[Cell, ...]], head
         shared = next(scale for scale in own if scale)
     scales = tuple(scale or shared for scale in own)
     said = f"{block.caption} {' '.join(cell.text for row in header for cell in row)}"
-    signs = {sign for row in rows for cell in row.cells[1:] for sign in _CURRENCIES if sign in cell.text}
+    marked = f"{said} {' '.join(cell.text for row in rows for cell in row.cells[1:])}"
     first = next((scale.phrase for scale in (shared, *scales) if scale), "")
     return Table(
         document_id=document_id,
@@ -254,7 +254,7 @@ def _built(document_id: str, block: _Block, header: list[tuple[Cell, ...]], head
         header=(block.lines[0].start, header_end),
         rows=tuple(rows),
         scales=scales,
-        currencies="".join(sorted(signs)),
+        currencies=tuple(sorted(currencies_in(marked))),
         caption_at=block.caption_at,
     )
 

@@ -14,7 +14,8 @@ import polars as pl
 
 from stages.common.text import collapse_blanks
 
-# head, tail:  keys of entities ("doc:general/chile", "class:rq/job.py:Job"); a tail without a key is a literal or a bare name
+# head, tail:  keys of entities ("doc:general/chile", "class:rq/job.py:Job", "said:person:nils berg" for a head that a model read);
+#              a tail without a key is a literal or a bare name
 # tail_type:   entity, name (may be linked to an entity), text, number, date, identifier, cause, phrase
 # number:      the tail's decimal as text where it is one, so that nothing is rounded
 # scale:       what a table says of its numbers ("in millions")

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from stages.synthesis.currencies import CODES, CURRENCIES, MONEY
+
 _MAGNITUDES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # unit as written -> (base unit, power of ten that one of it is)
 _POWERS = {
@@ -39,13 +41,13 @@ _POWERS = {
     "percent": ("%", 0),
     "US dollars": ("dollars", 0),
     "U.S. dollars": ("dollars", 0),
-    "USD": ("dollars", 0),
+    **{code: (CURRENCIES[code], 0) for code in sorted(CODES)},
 }
-_KNOWN_CAPITALS = frozenset({"GDP", "CO2", "Btu", "BTU", "MW", "GW", "MWh", "GWh", "TWh", "USD", "US", "U.S."})
+_KNOWN_CAPITALS = frozenset({"GDP", "CO2", "Btu", "BTU", "MW", "GW", "MWh", "GWh", "TWh", "US", "U.S."}) | CODES
 _SCALE_WORDS = {"thousand": 3, "million": 6, "billion": 9}
 # "in millions", "(millions of dollars)", "$ millions", "Dollars in Millions", "Millions, except per share amounts"
 _SCALE = re.compile(
-    r"(?:\bin |[($€£] ?|(?:^|, ?)(?=\w+,))(?:us |u\.s\. )?(?:dollars |amounts |shares )?(thousand|million|billion)s?\b"
+    r"(?:\bin |[($€£¥] ?|(?:^|, ?)(?=\w+,))(?:us |u\.s\. )?(?:dollars |amounts |shares )?(thousand|million|billion)s?\b"
     r"|\b(thousand|million|billion)s of (?:u\.s\. |us )?(?:dollars|euros|pounds)\b",
     re.IGNORECASE,
 )
@@ -81,6 +83,8 @@ def base_unit(unit: str) -> tuple[Decimal, str]:
 
 def is_clear_unit(unit: str) -> bool:
     """False for a "unit" that holds a name: "million VIENNA (capital)" is a number with something else after it."""
+    for currency in MONEY:
+        unit = unit.removesuffix(currency)  # "million Australian dollars"
     return not any(word[:1].isupper() and word not in _KNOWN_CAPITALS for word in unit.split())
 
 

@@ -7,8 +7,10 @@ Departure: the paper checks all with a strong model; here it is the base model i
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from stages.engines.build import build_engine
 from stages.rewards.hybrid import reward
 from stages.synthesis.config import VerifyConfig, VerifyStage
 from stages.synthesis.excerpts import TokenOffsets
-from stages.synthesis.model_checks import ModelChecks, Verdict, verification_row
+from stages.synthesis.model_checks import CheckCost, ModelChecks, Verdict, verification_row
 from stages.synthesis.programmatic import dropped_by_verify, programmatic, programmatic_in_parallel
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,11 @@ log = logging.getLogger(__name__)
 
 def run(config: VerifyStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit) -> dict[str, int]:
     """Check all samples; write the kept ones with what the model did."""
-    del state_dir, emit
-    checked = programmatic_in_parallel(inputs["assembled"])
+    started = time.monotonic()
+    checked = programmatic_in_parallel(inputs["assembled"], state_dir=state_dir)
+    seconds = time.monotonic() - started
+    log.info("the programmatic checks took %.1f s", seconds)
+    emit(0, {"time/programmatic_s": seconds})
     samples = read_records(inputs["assembled"] / "samples.jsonl", Sample)
     documents = DocumentStore([inputs["assembled"] / "documents.jsonl"])
     model_dir = open_model_pointer(inputs["base_model"])
@@ -39,7 +44,7 @@ def run(config: VerifyStage, inputs: Mapping[str, Path], out_dir: Path, state_di
     # Attempts of many prompts share a batch: nothing is resumed here, so bits need not be independent of the batch.
     engine = build_engine(model_dir, config.train, batch_groups=True)
     try:
-        return verify(samples, documents, engine, offsets, config.verify, config.seed, out_dir, checked)
+        return verify(samples, documents, engine, offsets, config.verify, config.seed, out_dir, checked, emit)
     finally:
         engine.close()
 
@@ -53,12 +58,17 @@ def verify(
     seed: int,
     out_dir: Path,
     checked: tuple[list[Sample], list[Dropped]] | None = None,
+    emit: Emit | None = None,
 ) -> dict[str, int]:
     """The stage's work with a given engine. checked: what `programmatic_in_parallel` has found, if it has run."""
     sound, dropped = programmatic(samples, documents) if checked is None else checked
     log.info("%d of %d samples pass the programmatic checks", len(sound), len(samples))
     chosen = draw_spread(sound, config.samples_per_task, seed)
-    verdicts = ModelChecks(engine, reward, config, seed).judge(chosen, documents, offsets)
+    checks = ModelChecks(engine, reward, config, seed)
+    verdicts = checks.judge(chosen, documents, offsets)
+    metrics = cost_metrics(checks.costs)
+    if emit is not None:
+        emit(0, metrics)
     kept = []
     for sample in sound:
         refused = verdicts[sample.id].refused if sample.id in verdicts else None
@@ -70,9 +80,24 @@ def verify(
     write_jsonl(out_dir / "verification.jsonl", (verification_row(sample, verdicts.get(sample.id)) for sample in kept))
     write_jsonl(out_dir / "dropped.jsonl", dropped)
     summary = _summary(samples, kept, dropped, chosen, verdicts)
+    summary["checks"] = {"programmatic": {"samples": len(samples)}} | {
+        name: {key: value for key, value in asdict(cost).items() if key != "seconds"}
+        for name, cost in checks.costs.items()
+    }
     write_json(out_dir / "summary.json", summary)
     counts: dict[str, int] = summary["counts"]
     return counts
+
+
+def cost_metrics(costs: Mapping[str, CheckCost]) -> dict[str, float]:
+    """Seconds and tokens of each model check, apart from each other and from the programmatic ones."""
+    metrics: dict[str, float] = {}
+    for name, cost in costs.items():
+        log.info("%s: %.1f s, %d attempts", name, cost.seconds, cost.attempts)
+        metrics[f"time/{name}_s"] = cost.seconds
+        metrics[f"tokens/{name}/prompt"] = cost.prompt_tokens
+        metrics[f"tokens/{name}/completion"] = cost.completion_tokens
+    return metrics
 
 
 def draw_spread(samples: Sequence[Sample], per_task: int, seed: int) -> list[Sample]:

@@ -83,6 +83,15 @@ def outputs(tmp_path):
         folder / "ingest/data/dropped.jsonl",
         [Dropped(reason="too_short", stage="ingest", detail=f"4 characters {EVIL}", record={"path": "x\ny.txt"})] * 3,
     )
+    merge = {
+        "kind": "entity", "rule": "alias", "name": "USA", "document_id": "general/a", "start": 3, "end": 6, "documents": 2,
+        "entity": "doc:general/b", "known_as": f"United {EVIL}", "known_document_id": "general/b", "known_start": 9,
+        "known_end": 12, "detail": "",
+    }  # fmt: skip
+    write_jsonl(
+        folder / "synthesize/multi_hop/data/merges.jsonl",
+        [merge, {**merge, "rule": "normalised", "documents": 1, "known_start": 0, "known_end": 0}],
+    )
     write_jsonl(
         folder / "verify/data/dropped.jsonl",
         [
@@ -151,6 +160,23 @@ def test_drops_of_every_stage_are_listed_by_reason(outputs):
     assert len(json.loads(inspect(outputs, dropped="all", as_json=True))) == 4
 
 
+def test_merges_are_listed_with_their_rule_and_both_places(outputs):
+    lines = inspect(outputs, merges=True).split("\n")
+    assert lines[0] == "2 merges in the knowledge graph: entity, alias 1; entity, normalised 1"
+    assert lines[2].startswith("entity, alias: USA  is read as  United ")
+    assert lines[2].endswith("(2 documents)")
+    assert lines[3] == "    general/a[3:6]   general/b[9:12]"
+    assert lines[5] == "    general/a[3:6]   general/b (its title)"
+    assert "1 more" in inspect(outputs, merges=True, limit=1)
+    assert [row["rule"] for row in json.loads(inspect(outputs, merges=True, as_json=True))] == ["alias", "normalised"]
+    done = CliRunner().invoke(app, ["inspect", "--merges", "--outputs", str(outputs)])
+    assert done.output.split("\n")[: len(lines)] == lines
+    with pytest.raises(ConfigError, match="one of them"):
+        inspect(outputs, merges=True, dropped="all")
+    with pytest.raises(InputError, match=r"merges.jsonl does not exist. `longfuse run --only synthesize@multi_hop`"):
+        inspect(outputs.parent, merges=True)
+
+
 def test_a_dropped_sample_says_who_dropped_it_and_why(outputs):
     with pytest.raises(InputError, match="was dropped by verify: near_duplicate, asks the same as x"):
         inspect(outputs, sample(77).id)
@@ -169,6 +195,7 @@ def test_the_overview_counts_files_and_reasons(outputs):
         {"sample_id": "multi_hop-"},
         {"task": "multi_hop"},
         {"dropped": "all"},
+        {"merges": True},
         {"sample_id": "multi_hop-", "whole_context": True},
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 
@@ -11,7 +12,8 @@ import pytest
 
 from flows.serve import KEY_VARIABLE, api_key, check_host, listen
 from stages.common.errors import ConfigError, EnvironmentFailureError
-from stages.common.rollouts import GenerationRequest
+from stages.common.rollouts import Completion, GenerationRequest
+from stages.engines.scripted_engine import ScriptedEngine
 from tests.flows.serve_world import TURN_MARK, WINDOW, reader, said, served
 
 BOOK = "A line of a long book. " * 400
@@ -306,6 +308,53 @@ def test_a_client_that_goes_frees_its_slot_and_its_document_is_read_no_further(s
         server.wait_until_idle()
         assert len(server.engine.requests) == asked  # the third turn was under way, a fourth was never asked
         assert ask(server.client(), "Hello").choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_over_the_time_limit_is_given_up_and_told_once(stream):
+    gate = Gate(f'{TURN_MARK}"3"')
+    traces = []
+
+    def start_trace(question, attributes):
+        traces.append(Noted(question, attributes))
+        return traces[-1]
+
+    with served(gate, start_trace=start_trace, max_concurrent=1, max_answer_seconds=1.0) as server:
+        client = server.client().with_options(max_retries=2)
+        if stream:
+            with pytest.raises(openai.APIError, match="not ready after 1 s") as late:
+                list(ask(client, f"{BOOK}\n\nWho?", stream=True))
+        else:
+            with pytest.raises(openai.InternalServerError, match="not ready after 1 s") as late:
+                ask(client, f"{BOOK}\n\nWho?")
+            assert late.value.status_code == 504
+        assert late.value.code == "time_limit_exceeded"
+        assert gate.reached.is_set()
+        asked = len(server.engine.requests)
+        gate.open.set()
+        server.wait_until_idle()
+        assert len(server.engine.requests) == asked  # the third turn was under way, a fourth was never asked
+        assert len(traces) == 1  # the client did not try again
+        assert [entry[0] for entry in traces[0].told] == ["question", "turn", "turn", "fail"]
+        assert "not ready after 1 s" in traces[0].told[-1][1]
+        assert ask(client, "Hello").choices[0].finish_reason == "stop"
+
+
+def test_tokens_that_go_on_coming_do_not_push_the_limit_back():
+    class Endless(ScriptedEngine):
+        """Says a word at a time, for ever."""
+
+        async def generate(self, request):
+            await asyncio.sleep(0.01)
+            return [Completion(tuple(b"word " * 6), (0.0,) * 30, "length")]
+
+    engine = Endless(reader, max_model_tokens=200_000)
+    with served(engine=engine, streaming="pieces", max_answer_seconds=0.5) as server:
+        words = []
+        with pytest.raises(openai.APIError, match=r"not ready after 0\.5 s"):
+            words.extend(ask(server.client(), "Hello", stream=True, max_tokens=90_000))
+        assert len(words) > 5
+        server.wait_until_idle()
 
 
 def test_an_engine_that_fails_is_an_error_of_the_server_and_then_of_its_health(http, caplog):

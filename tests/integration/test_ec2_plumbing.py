@@ -108,7 +108,8 @@ def test_the_pipeline_taken_away_twice_ends_with_the_weights_of_the_local_run(tm
         taken = thief.steal_twice(lambda: process.poll() is None)
         store = thief.run_of(STAGE)
         ended = Thief.wait(
-            lambda: (state := store.read_state()[0]) and state["phase"] == "closed" and state, lambda: process.poll() is None
+            lambda: (state := store.read_state()[0]) and state["phase"] == "closed" and state,
+            lambda: process.poll() is None,
         )
         assert [line.split()[-1] for line in ended["history"]] == ["lost", "interrupted", "succeeded"]
         assert process.wait(2400) == 0, log.read_text()[-4000:]
@@ -119,9 +120,13 @@ def test_the_pipeline_taken_away_twice_ends_with_the_weights_of_the_local_run(tm
 
     assert len(set(taken)) == 2
     assert outputs(there) == outputs(here)
-    before, after = (load_file(there / f"outputs/rl/{name}/data/model/model.safetensors") for name in ("stage1", STAGE[3:]))
+    before, after = (
+        load_file(there / f"outputs/rl/{name}/data/model/model.safetensors") for name in ("stage1", STAGE[3:])
+    )
     assert any((before[name] != after[name]).any() for name in before), "an update that moves nothing proves nothing"
-    journal = [line for line in (there / ".state/simulated/journal.jsonl").read_text().splitlines() if "RunInstances" in line]
+    journal = [
+        line for line in (there / ".state/simulated/journal.jsonl").read_text().splitlines() if "RunInstances" in line
+    ]
     assert len(journal) >= len(TRAINED) + 2
     status = longfuse(there, "plan")
     assert "nothing to do" in status.stdout.lower(), status.stdout

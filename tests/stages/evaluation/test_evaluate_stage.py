@@ -9,6 +9,7 @@ from stages.common.errors import InputError
 from stages.common.records import Span
 from stages.common.storage import md5_of_folder, read_json, write_jsonl, write_model_pointer
 from stages.evaluation.evaluate import run
+from stages.evaluation.recording import RECORDED, Recorder
 from stages.memory.config import MemoryAgentConfig
 from tests.tiny_chat_model import write_tiny_model
 
@@ -125,3 +126,55 @@ def test_no_heldout_questions_at_all_still_gives_the_other_benchmarks(tmp_path, 
     out_dir, counts = run_stage(tmp_path, stage_inputs)
     assert counts["questions"] == 5
     assert {row["benchmark"] for row in read_json(out_dir / "scores.json")["scores"]} == {"needle/200", "needle/400"}
+
+
+class Recording:
+    """An `emit` that takes trajectories too, as the spool of a stage does."""
+
+    def __init__(self):
+        self.trajectories = []
+
+    def __call__(self, step, metrics):
+        pass
+
+    def trajectory(self, record):
+        self.trajectories.append(json.loads(json.dumps(record)))
+
+
+def test_what_the_agent_read_is_recorded_with_its_score_and_the_outputs_stay_as_they_are(tmp_path, stage_inputs):
+    emit = Recording()
+    out_dir, _ = run_stage(tmp_path, stage_inputs, emit=emit, samples=2)
+    plain, _ = run_stage(tmp_path, stage_inputs, name="other/sft", state="other", samples=2)
+    rows = [json.loads(line) for line in (out_dir / "predictions.jsonl").read_text().splitlines()]
+    assert (plain / "predictions.jsonl").read_bytes() == (out_dir / "predictions.jsonl").read_bytes()
+    agent = [row for row in rows if row["mode"] == "memory_agent" and row["sample"] == 0]
+    assert [record["key"] for record in emit.trajectories] == [
+        f"{row['benchmark']}/memory_agent/{row['sample_id']}" for row in agent
+    ]
+    assert agent
+    for record, row in zip(emit.trajectories, agent, strict=True):
+        told = record["attributes"]
+        assert (told["sample_id"], told["benchmark"], told["rule_score"]) == (
+            row["sample_id"], row["benchmark"], row["rule_score"],
+        )  # fmt: skip
+        assert (told["turns"], told["prompt_tokens"]) == (row["turns"], row["prompt_tokens"])
+        assert len(record["turns"]) == row["turns"]
+    # A second start finds all answers and records nothing again.
+    again = Recording()
+    run_stage(tmp_path, stage_inputs, name="again/sft", emit=again, samples=2)
+    assert again.trajectories == []
+
+
+def test_a_bounded_number_of_trajectories_is_recorded_spread_over_all_that_is_asked():
+    class Asked:
+        def __init__(self, number):
+            self.key, self.mode = ("b", "memory_agent", str(number)), "memory_agent"
+
+    def chosen(count):
+        return sorted(int(key[2]) for key in Recorder([Asked(number) for number in range(count)], Recording())._chosen)
+
+    assert chosen(0) == []
+    assert chosen(RECORDED) == list(range(RECORDED))
+    assert chosen(RECORDED + 1) == list(range(0, RECORDED + 1, 2))
+    assert len(chosen(10_000)) <= RECORDED
+    assert chosen(10_000)[-1] > 9_800

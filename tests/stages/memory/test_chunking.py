@@ -192,3 +192,113 @@ def test_a_text_whose_density_jumps_is_cut_within_the_limit(pieces, seed):
     chunks = list(iter_chunks(text, 5_000, count))
     assert "".join(chunks) == text
     assert all(count(chunk) <= 5_000 for chunk in chunks)
+
+
+ROWS = {
+    "markdown": "| {n} | some value |\n",
+    "indented": "  | {n} | some value |\n",
+    "commas": "{n},alpha,beta\n",
+    "semicolons": "{n};alpha;beta\n",
+    "tabs": "{n}\talpha\n",
+    "lines of HTML": "<tr><td>{n}</td><td>alpha</td></tr>\n",
+}
+
+
+def table_of(kind, rows):
+    text = "".join(ROWS[kind].format(n=f"{n:03d}") for n in range(rows))
+    return f"<table>\n{text}</table>\n" if "HTML" in kind else text
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_table_that_begins_early_and_fits_into_the_next_chunk_is_read_whole(kind):
+    table = table_of(kind, 20)
+    before = "Some words before it.\n" * (len(table) // 44)  # about half as long
+    limit = len(table) + len(table) // 20  # more than the search for a chunk leaves open
+    assert len(before) < 0.7 * limit
+    chunks = chunks_of(before + table + "\nAfter it.\n" * 10, limit)
+    assert chunks[0] == before
+    assert chunks[1].startswith(table)
+
+
+def test_a_table_is_cut_rather_than_a_chunk_left_nearly_empty():
+    table = table_of("markdown", 20)
+    before = "Few words.\n"
+    limit = len(table)
+    assert len(before) < limit / 4
+    first = chunks_of(before + table, limit)[0]
+    assert first.endswith("|\n")
+    assert len(first) > 0.75 * limit
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_table_longer_than_a_chunk_is_cut_between_rows_wherever_it_begins(kind):
+    for words in (0, 3, 9, 14):
+        document = "Some words.\n" * words + table_of(kind, 90)
+        chunks = chunks_of(document, 300)
+        assert "".join(chunks) == document
+        assert len(chunks) > 3
+        assert all(chunk.endswith("\n") for chunk in chunks)
+
+
+def test_rows_longer_than_a_quarter_of_a_chunk_stay_whole():
+    # No line ends in the last quarter: it would be cut at a word.
+    row = "| " + "word " * 12 + "|\n"
+    chunks = chunks_of("Text.\n" + row * 9, 150)
+    assert all(chunk.endswith("|\n") for chunk in chunks)
+
+
+def test_a_table_of_html_on_one_line_is_read_whole_or_cut_between_rows():
+    rows = "".join(f"<tr><td>{n:03d} some words</td></tr>" for n in range(40))
+    table = f"<TABLE class='x'>{rows}</TABLE>"
+    before = "Some words before it. " * 30
+    first, second = chunks_of(before + table, len(table) + len(table) // 20)
+    assert (first, second) == (before, table)
+    assert all(chunk.endswith(("</tr>", "</TABLE>")) for chunk in chunks_of(table, 400))
+
+
+def test_prose_with_commas_is_no_table():
+    lines = ["One, two, three.\n", "Four, five and six.\n", "Seven, eight, nine.\n"]
+    document = "".join(lines) * 20
+    assert len(chunks_of(document, 200)[0]) > 150
+
+
+def test_the_place_of_a_table_s_end_beyond_what_was_read_is_looked_for(tmp_path):
+    # Its last row lies further on than what the chunk itself needs of the file.
+    table = table_of("markdown", 4_500)
+    before = "Some words before it.\n" * 4_000
+    path = tmp_path / "document.txt"
+    path.write_text(before + table + "\nAfter it.\n" * 30_000)
+    limit = len(table) + len(table) // 50
+    chunks = chunks_of(path, limit)
+    assert "".join(chunks) == path.read_text()
+    assert len(before) > limit / 4
+    assert chunks[0] == before
+    assert chunks[1].startswith(table)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["prose", *ROWS]), st.integers(3, 8), st.integers(0, 5)), min_size=1, max_size=25
+    )
+)
+@settings(deadline=None)
+def test_a_table_of_at_most_seven_tenths_of_a_chunk_is_never_cut(blocks):
+    parts, tables = [], []
+    for kind, rows, words in blocks:
+        part = f"It says {'something ' * words}here.\n\n" if kind == "prose" else table_of(kind, rows)
+        parts += [part, "\nBetween.\n"]  # two tables side by side would be one
+        tables += [] if kind == "prose" else [part]
+    document, limit = "".join(parts), 480
+    assert all(len(table) <= 0.7 * limit for table in tables)
+    chunks = chunks_of(document, limit)
+    assert "".join(chunks) == document
+    assert all(len(chunk) <= limit for chunk in chunks)
+    cuts, position = set(), 0
+    for chunk in chunks:
+        position += len(chunk)
+        cuts.add(position)
+    start = 0
+    for part in parts:
+        if part in tables:
+            assert not any(start < cut < start + len(part) for cut in cuts)
+        start += len(part)

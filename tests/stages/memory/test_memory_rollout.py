@@ -134,3 +134,15 @@ def test_rewards_are_timed(documents):
     rollouts = source(documents)
     rollouts([sample("a")], step=0)
     assert rollouts.reward_seconds > 0
+
+
+def test_the_first_places_group_of_every_call_is_handed_to_who_wants_to_show_it(documents):
+    told = []
+    make = source(documents, on_trajectories=lambda *of: told.append(of))
+    make([sample("a"), sample("b", end=58)], step=3)
+    (group,) = make([sample("c")], step=4, attempt=1, places=[7])
+    assert [(step, attempt, asked.id) for step, attempt, asked, _, _ in told] == [(3, 0, "a"), (4, 1, "c")]
+    results, scores = told[1][3:]
+    assert [result.text for result in results] == [rollout.text for rollout in group.rollouts]
+    assert [scored.reward for scored in scores] == [rollout.reward for rollout in group.rollouts]
+    assert [len(result.turns) for result in results] == [rollout.counters["turns"] for rollout in group.rollouts]

@@ -170,6 +170,39 @@ def test_memory_rl_trains_whole_trajectories(world, tmp_path):
     assert open_model_pointer(tmp_path / "data").is_dir()
 
 
+class Recording:
+    """An `emit` that takes trajectories too, as the spool of a stage does."""
+
+    def __init__(self):
+        self.trajectories = []
+
+    def __call__(self, step, metrics):
+        pass
+
+    def trajectory(self, record):
+        self.trajectories.append(json.loads(json.dumps(record)))
+
+
+def test_memory_rl_records_a_group_per_update_and_its_outputs_do_not_change_by_it(world, tmp_path):
+    memory = {"agent": AGENT, "max_input_tokens": 400, "steps": 2, "filter_prompts": 5, "filter_rollouts": 2}
+    config = config_of("memory_rl", rl={"shared": {"overlong": "keep", "group_size": 2}}, memory_rl=memory)
+    emit = Recording()
+    run_stage("memory_rl", world, tmp_path / "recorded", config, emit)
+    run_stage("memory_rl", world, tmp_path / "plain", config)
+    for path in sorted((tmp_path / "plain" / "data").rglob("*")):
+        if path.is_file():
+            assert (tmp_path / "recorded" / path.relative_to(tmp_path / "plain")).read_bytes() == path.read_bytes()
+    told = [record["attributes"] for record in emit.trajectories]
+    assert [(facts["update"], facts["rollout"]) for facts in told] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert len({record["key"] for record in emit.trajectories}) == 4
+    kept = {}
+    for entry in lines(tmp_path / "recorded" / "data" / "rollouts.jsonl"):
+        kept.setdefault((entry["step"] + 1, entry["sample_id"]), []).append(entry["reward"])
+    for facts, record in zip(told, emit.trajectories, strict=True):
+        assert facts["reward"] == kept[facts["update"], facts["sample_id"]][facts["rollout"]]
+        assert len(record["turns"]) == facts["turns"] > 0
+
+
 def test_documents_too_long_for_memory_rl_are_left_out(world, tmp_path):
     shortest = min(sample.context_tokens for sample in read_records(world["train"], Sample))
     memory = {"agent": AGENT, "max_input_tokens": shortest - 1}

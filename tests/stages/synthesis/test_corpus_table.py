@@ -63,6 +63,15 @@ def test_anything_but_one_select_on_the_facts_is_refused(table, sql):
     assert select_text(table, "SELECT COUNT(*) FROM facts") == "3"
 
 
+def test_every_cell_knows_its_document_and_its_span():
+    rows = [row("Chile", "6435") | {"start": 40, "end": 48}, row("Peru", "2414")]
+    connection = open_table(rows)
+    sql = "SELECT document_id, span_start, span_end FROM facts ORDER BY entity"
+    assert run_select(connection, sql) == [("Chile", 40, 48), ("Peru", None, None)]
+    connection.close()
+    assert select_from(rows, "SELECT span_end - span_start FROM facts WHERE entity = 'Chile'") == "8"
+
+
 def test_no_or_several_cells_are_no_answer(table):
     assert select_text(table, "SELECT value FROM facts") is None
     assert select_text(table, "SELECT value FROM facts WHERE entity = 'Norway'") is None

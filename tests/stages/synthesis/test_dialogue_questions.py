@@ -11,9 +11,10 @@ from stages.common.storage import read_records
 from stages.common.turns import Turn
 from stages.synthesis import dialogue
 from stages.synthesis.config import SynthesizeStage
-from stages.synthesis.dialogue import askable, cut_windows, make_questions
+from stages.synthesis.dialogue import make_questions
 from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
 from stages.synthesis.near_duplicates import near_duplicates
+from stages.synthesis.windows import askable, cut_windows
 
 MEETING = "# Meeting 7\n\n" + "".join(
     f"[{number}] {speaker}: {text}\n"
@@ -65,12 +66,12 @@ def test_the_answer_is_the_string_and_the_turn():
                 assert before.count(f"] {pair.proof['speaker']}: ") == pair.proof["ordinal"]
 
 
-def test_all_families_are_found_in_a_meeting():
+def test_all_families_of_single_turns_are_found_in_a_meeting():
     text = MEETING + "".join(
         f"[{10 + n}] {speaker}: I think colour number {n} sells well.\n"
         for n, speaker in enumerate(["Marketing", "Designer", "The Chair"] * 20)
     )
-    assert {pair.generator for pair in questions_of(text)} == {
+    assert {pair.generator for pair in questions_of(text)} >= {
         "dialogue_memory/mrcr_speaker",
         "dialogue_memory/mrcr_opening",
         "dialogue_memory/who_said",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import polars as pl
 import pytest
 from fact_corpus import country, document, write_documents
 from hypothesis import given
@@ -137,6 +138,22 @@ def test_a_filing_speaks_of_its_company(tmp_path):
     } <= found
 
 
+def test_a_phrase_that_a_document_without_a_subject_holds_describes_no_other(tmp_path):
+    text = "It came of the Alliance for Progress and of the Treaty of Farsund, as was said.\n\n" + "Nothing else. " * 30
+    notes = document("Clerk notes", text)
+    nameless = document("<b>1</b>", "They signed the Treaty of Farsund at last. " * 20)
+    code = document("tool", "# file: tool/a.py\n# as the Alliance for Progress has it\nX = 1\n", Category.CODE)
+    code = code.model_copy(update={"format": "python"})
+
+    def phrases(folder, others):
+        graph = graph_of(tmp_path / folder, [notes, *others])
+        return set(graph.triples.filter(graph.triples["rule"] == "phrase")["tail_text"])
+
+    assert phrases("alone", []) == {"Alliance for Progress", "Treaty of Farsund"}
+    assert phrases("nameless", [nameless]) == {"Alliance for Progress"}
+    assert phrases("code", [code]) == {"Treaty of Farsund"}
+
+
 def test_dates_are_whole_or_nothing():
     assert parse_date("5 July 1962") == "1962-07-05"
     assert parse_date("May 25, 1961") == "1961-05-25"
@@ -154,16 +171,30 @@ def test_imports_lead_to_files():
     assert import_target("a.py", "x.y", 0) == "x/y"
 
 
+def claims(rows):
+    """Names of entities as NameClusters takes them."""
+    table = pl.DataFrame(rows, schema={"name": pl.String, "entity": pl.String}, orient="row")
+    return table.with_columns(document_id=pl.lit("d"), start=pl.lit(0), end=pl.lit(0))
+
+
 def test_spellings_are_merged_by_rule_and_claims_of_two_are_not():
     clusters = NameClusters()
     clusters.add_names(
-        [("Apple Inc.", "company:apple"), ("Côte d'Ivoire", "doc:ci"), ("Georgia", "doc:1"), ("Georgia", "doc:2")]
+        claims(
+            [("Apple Inc.", "company:apple"), ("Côte d'Ivoire", "doc:ci"), ("Georgia", "doc:1"), ("Georgia", "doc:2")]
+        )
     )
-    assert clusters.entity_of("APPLE") == "company:apple"
-    assert clusters.entity_of("cote d’ivoire") == "doc:ci"
-    assert clusters.entity_of("Georgia") is None
-    rules = {row["name"]: row["rule"] for row in clusters.merges(["Apple", "Georgia"]).to_dicts()}
-    assert rules == {"Apple": "legal suffix"}
+    clusters.add_aliases(claims([("AAPL", "company:apple"), ("Apple", "company:apple")]))
+    clusters.add_unclaimed(claims([("georgia", "said:place:georgia"), ("Nils Berg", "said:person:nils berg")]))
+    asked = ["APPLE", "cote d’ivoire", "Georgia", "AAPL", "NILS BERG", "", "Peru"]
+    found = clusters.resolve(pl.Series(asked)).select("written", "entity", "rule").rows()
+    assert set(found) == {
+        ("APPLE", "company:apple", "legal suffix"),  # the first rule that says so, not the alias
+        ("cote d’ivoire", "doc:ci", "normalised"),
+        ("AAPL", "company:apple", "alias"),
+        ("NILS BERG", "said:person:nils berg", "normalised"),
+    }
+    assert clusters.claimed(pl.Series(["GEORGIA", "Peru"])).to_list() == [True, False]
     assert without_legal_suffix("inc") == "inc"
 
 
@@ -173,6 +204,26 @@ def test_long_titles_one_letter_apart_are_one_and_numbers_never_are():
     }
     assert near_spellings(["report of the year 2001", "report of the year 2002"]) == {}
     assert near_spellings(["niger", "nigeria"]) == {}
+    assert near_spellings([]) == {}
+
+
+def one_edit_apart(one, two):
+    """By trying every edit."""
+    letters = sorted(set(one + two))
+    edits = {one[:i] + new + one[j:] for i in range(len(one) + 1) for j in (i, i + 1) for new in ("", *letters)}
+    return two in edits
+
+
+@given(st.lists(st.text(alphabet="ab", min_size=16, max_size=19), max_size=8, unique=True), st.data())
+def test_near_spellings_find_every_pair_and_no_other(names, data):
+    if names:
+        word = data.draw(st.sampled_from(names))
+        place = data.draw(st.integers(0, len(word) - 1))
+        names = [*names, word[:place] + word[place + 1 :], word[:place] + "b" + word[place:]]
+    merged = near_spellings(names)
+    assert all(one_edit_apart(first, later) and first < later for later, first in merged.items())
+    kept = sorted({name for name in names if len(name) >= 16} - set(merged))
+    assert not any(one_edit_apart(one, two) for index, two in enumerate(kept) for one in kept[:index])
 
 
 @given(st.lists(st.text(alphabet="abc ", min_size=16, max_size=24), max_size=8))
@@ -187,7 +238,13 @@ def test_a_model_adds_what_the_text_says_and_nothing_else(tmp_path):
     )
     folder = write_documents(tmp_path / "documents", [document("Farsund", text), *COUNTRIES])
     quote = "The lighthouse of Farsund was built by Nils Berg."
-    good = {"head": "lighthouse of Farsund", "relation": "was built by", "tail": "Nils Berg", "quote": quote}
+    good = {
+        "head": "lighthouse of Farsund",
+        "head_type": "building",
+        "relation": "was built by",
+        "tail": "Nils Berg",
+        "quote": quote,
+    }
     lies = [
         {**good, "quote": "Farsund lies on the moon."},
         {**good, "tail": "Ole Lie"},
@@ -258,10 +315,11 @@ def test_excerpts_lie_inside_the_text(text):
 
 
 @pytest.mark.slow
-def test_named_entities_are_read_where_the_extra_is_installed(tmp_path):
+def test_named_entities_describe_a_document_only_if_no_other_holds_the_name(tmp_path):
+    """Also where the pipeline does not look: beyond the beginning of a long document."""
     pytest.importorskip("spacy")
-    text = "Sam Rayburn met General Electric in Paris. " * 20
-    folder = write_documents(tmp_path, [document("Notes of a clerk", text)])
-    graph, _ = read_graph(folder, SerialExecutor(), named_entities=True)
+    notes = document("Notes of a clerk", "Sam Rayburn met General Electric in Paris. " * 20)
+    late = document("A long list", "nothing of note. " * 5000 + "\n\nThe letters of General Electric are lost.\n")
+    graph, _ = read_graph(write_documents(tmp_path, [notes, late]), SerialExecutor(), named_entities=True)
     found = graph.triples.filter(graph.triples["rule"] == "named_entity")
-    assert "Sam Rayburn" in set(found["tail_text"])
+    assert set(found.select("document_id", "tail_text").iter_rows()) == {(notes.id, "Sam Rayburn")}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stages.common.errors import NotEnoughDataError
 from stages.common.records import AnswerKind, Category, Document, QAPair
 from stages.common.shards import ProcessExecutor, SerialExecutor
-from stages.common.storage import DocumentStore, read_json, read_records, write_jsonl
+from stages.common.storage import DocumentStore, iter_json_lines, read_json, read_records, write_jsonl
 from stages.synthesis import multi_hop
 from stages.synthesis.checks import answer_not_in_question
 from stages.synthesis.config import MultiHopConfig, MultiHopStage
@@ -186,7 +186,7 @@ def test_the_same_bytes_twice_with_any_number_of_workers_and_others_with_another
     assert one.nodes.equals(two.nodes)
     for name, seed in (("one", 17), ("two", 17), ("other", 18)):
         run(folder, tmp_path / name, 60, seed=seed)
-    for name in ("qa.jsonl", "dropped.jsonl", "summary.json", "graph.json"):
+    for name in ("qa.jsonl", "dropped.jsonl", "summary.json", "graph.json", "merges.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert (tmp_path / "one/qa.jsonl").read_bytes() != (tmp_path / "other/qa.jsonl").read_bytes()
 
@@ -259,15 +259,14 @@ def test_a_corpus_without_facts_says_how_many_were_found_and_what_would_help(tmp
         run(folder, tmp_path / "out", 10, min_questions=8)
 
 
-def test_what_was_merged_is_told_with_its_rule(starter):
-    merges = read_json(starter[3] / "graph.json")["merges"]
-    assert {"normalised", "alias"} <= {merge["rule"] for merge in merges}
+def test_what_was_merged_is_told_with_its_rule_and_where_it_stands(starter):
+    merges = list(iter_json_lines(starter[3] / "merges.jsonl"))
+    assert {"normalised", "case", "same number"} <= {merge["rule"] for merge in merges}
+    assert sum(read_json(starter[3] / "graph.json")["merges"].values()) == len(merges)
     documents = starter[1]
     for merge in merges:
-        assert merge["detail"]
-        if merge["rule"] == "alias":
-            text = documents[merge["document_id"]].text[merge["start"] : merge["end"]]
-            assert text in merge["detail"]
+        text = documents[merge["document_id"]].text[merge["start"] : merge["end"]]
+        assert merge["kind"] == "relation" or " ".join(text.split()) == merge["name"]
 
 
 def test_answers_are_names_dates_or_numbers(starter):

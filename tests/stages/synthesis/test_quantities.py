@@ -69,6 +69,8 @@ def test_what_is_not_clearly_one_number_is_refused(text):
     [
         ("(1,234)", "-1234", ""),
         ("$(1,234)", "-1234", "dollars"),
+        ("EUR(1,234)", "-1234", "euros"),
+        ("(C$ 5)", "-5", "Canadian dollars"),
         ("(4)%", "-4", "%"),
         ("(4%)", "-4", "%"),
         ("$89,074", "89074", "dollars"),
@@ -109,7 +111,7 @@ def test_a_written_number_comes_back(number, unit, remark):
     assert text[found.start : found.end] == f"{number:,}{unit}"
 
 
-@given(st.text(alphabet="0123456789,.$€%()-– kmGDP/;:\u0660|\n", max_size=60))
+@given(st.text(alphabet="0123456789,.$€¥%()-– kmGDPUSERAC/;:\u0660|\n", max_size=60))
 def test_the_span_of_any_found_number_reads_the_same_again(text):
     """What `row_holds` relies on: the characters of a value alone say value and unit."""
     for parse in (parse_quantity, parse_cell):

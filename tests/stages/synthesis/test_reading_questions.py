@@ -150,7 +150,12 @@ def test_a_pattern_that_recurs_is_asked_about_twice_at_most(tmp_path):
 
 def test_documents_that_share_a_title_are_not_asked_about(tmp_path):
     twins = [doc(f"r{i}", PROFILE + str(i), title="Atlas") for i in range(2)]
-    assert make_questions(store(tmp_path, *twins), 100, seed=1) == ([], [])
+    pairs, dropped = make_questions(store(tmp_path, *twins), 100, seed=1)
+    assert pairs == []
+    assert [(record.reason, record.record["document_id"]) for record in dropped] == [
+        ("shared_title", "general/r0"),
+        ("shared_title", "general/r1"),
+    ]
 
 
 def test_a_sentence_in_two_documents_is_not_asked_about(tmp_path):

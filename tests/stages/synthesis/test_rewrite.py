@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from stages.common.chat_access import open_chat
 from stages.common.chat_budget import Budget
 from stages.common.chat_cache import ChatCache
 from stages.common.chat_client import Endpoint, OpenAIChat, RetryPolicy
@@ -211,10 +212,10 @@ def test_two_questions_do_not_become_one(tmp_path):
 
 def test_a_selection_is_rewritten_only_with_an_endpoint_and_says_so(tmp_path):
     selection = Selection(questions=[value_pair()])
-    assert rewrite_selection(selection, NO_ENDPOINT, tmp_path / "a", tmp_path / "s") is selection
+    assert rewrite_selection(selection, open_chat(NO_ENDPOINT, tmp_path / "s"), tmp_path / "a") is selection
     assert read_json(tmp_path / "a" / "rewriting.json") == {"skipped": True, "counts": {}}
     with ScriptedChatServer(agent(GOOD)) as server:
         writer = NO_ENDPOINT.model_copy(update={"model": "m", "base_url": server.base_url})
-        done = rewrite_selection(selection, writer, tmp_path / "b", tmp_path / "s")
+        done = rewrite_selection(selection, open_chat(writer, tmp_path / "s"), tmp_path / "b")
     assert [pair.question for pair in done.questions] == [GOOD]
     assert read_json(tmp_path / "b" / "rewriting.json") == {"skipped": False, "counts": {"rewritten": 1}}

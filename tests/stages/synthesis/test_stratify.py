@@ -117,7 +117,10 @@ def verified(folder, samples, checked):
     write_jsonl(folder / "samples.jsonl", samples)
     rows = [{"id": s.id, "model_checked": s.id in checked, "pass_rate": checked.get(s.id)} for s in samples]
     write_jsonl(folder / "verification.jsonl", rows)
-    write_json(folder / "summary.json", {"dropped": {"near_duplicate": 2}})
+    write_json(
+        folder / "summary.json",
+        {"dropped": {"near_duplicate": 2}, "checks": {"closed_book": {"samples": 7, "attempts": 14}}},
+    )
     write_json(folder / "assembled.json", {"dropped": {"evidence_too_long": 1}})
     numbers = {span.document_id for sample in samples for span in sample.context}
     texts = {document_id: "## H\n\nanswer " + document_id.partition("/d")[2] for document_id in numbers}
@@ -233,6 +236,7 @@ def test_the_data_card_counts_what_there_is(tmp_path):
     assert "| numerical | 12 | 3 | 4 | 2 |" in card
     assert "| verify | near_duplicate | 2 |" in card
     assert "| assemble | evidence_too_long | 1 |" in card
+    assert "| closed_book | 7 | 14 | 0 | 0 |" in card
     for name in ("lengths", "positions", "tasks", "hops", "families", "dropped"):
         assert f"(datacard_{name}.svg)" in card
         assert (tmp_path / "out" / f"datacard_{name}.svg").read_text().count("</svg>") == 1

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.synthesis.currencies import CURRENCIES, MONEY, currencies_in
+from stages.synthesis.quantities import parse_cell, parse_quantity
 from stages.synthesis.units import base_unit, common_unit, find_scale, is_clear_unit
 
 
@@ -31,7 +33,45 @@ def test_magnitudes_and_prefixes_become_exact_factors(unit, factor, base):
 
 
 def test_currencies_stay_apart():
-    assert len({base_unit(f"million {name}")[1] for name in ("dollars", "euros", "pounds")}) == 3
+    assert len({base_unit(f"million {name}")[1] for name in MONEY}) == len(MONEY)
+
+
+@pytest.mark.parametrize(
+    ("texts", "unit"),
+    [
+        (
+            ("$5 million", "US$5 million", "US$ 5 million", "USD 5 million", "5 million USD", "5 million US dollars"),
+            "dollars",
+        ),
+        (("€5 million", "EUR 5 million", "EUR5 million", "5 million EUR", "5 million euros"), "euros"),
+        (("£5 million", "GBP 5 million", "5 million GBP"), "pounds"),
+        (("¥5 million", "JPY 5 million", "5 million JPY", "5 million yen"), "yen"),
+        (("CN¥5 million", "CNY 5 million", "5 million CNY"), "yuan"),
+        (("A$5 million", "AUD 5 million"), "Australian dollars"),
+        (("C$5 million", "CAD 5 million"), "Canadian dollars"),
+    ],
+)
+def test_sign_and_code_of_a_currency_give_the_same_unit(texts, unit):
+    for text in texts:
+        found = parse_quantity(text)
+        assert found is not None, text
+        factor, base = base_unit(found.unit)
+        assert (found.value * factor, base) == (Decimal(5_000_000), unit), text
+        assert is_clear_unit(found.unit)
+
+
+@pytest.mark.parametrize("text", ["R$5 million", "USDA 5", "5 million EURO", "Eur 5", "EUR", "AUS$ 5"])
+def test_what_is_no_known_mark_is_not_read_as_another_currency(text):
+    found = parse_quantity(text)
+    assert found is None or base_unit(found.unit)[1] not in MONEY
+
+
+@given(st.sampled_from(sorted(CURRENCIES)), st.sampled_from(sorted(CURRENCIES)), st.integers(1, 10**6))
+def test_two_marks_mean_one_unit_only_if_they_name_one_currency(first, second, number):
+    units = [base_unit(found.unit)[1] for mark in (first, second) if (found := parse_cell(f"{mark} {number}"))]
+    assert len(units) == 2
+    assert (units[0] == units[1]) == (CURRENCIES[first] == CURRENCIES[second])
+    assert currencies_in(f"({first} and {second})") == list(dict.fromkeys([CURRENCIES[first], CURRENCIES[second]]))
 
 
 @pytest.mark.parametrize(

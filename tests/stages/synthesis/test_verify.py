@@ -1,16 +1,19 @@
 """Model checks with a scripted engine: who is asked what, and who is dropped for which reason."""
 
 import pytest
-from sample_corpus import doc, span_of, store, value_sample, word_counter
+from sample_corpus import doc, evidence_of, span_of, store, value_sample, word_counter
 
+from stages.common.metrics import is_volatile
 from stages.common.records import AnswerKind, Sample, TaskType
-from stages.common.storage import iter_json_lines, read_json, read_records
+from stages.common.shards import SerialExecutor
+from stages.common.storage import iter_json_lines, read_json, read_records, write_jsonl
 from stages.engines.scripted_engine import ScriptedEngine
-from stages.synthesis.checks import evidence_in_context
+from stages.synthesis.checks import evidence_in_context, refusal
 from stages.synthesis.config import VerifyConfig
 from stages.synthesis.distractors import RandomPlaces
 from stages.synthesis.model_checks import closed_book_limit, with_more_distractors
-from stages.synthesis.programmatic import programmatic
+from stages.synthesis.open_questions import CountedIn
+from stages.synthesis.programmatic import programmatic, programmatic_in_parallel
 from stages.synthesis.text_words import Library
 from stages.synthesis.verify import draw_spread, verify
 
@@ -157,6 +160,62 @@ def test_the_summary_counts_per_task(tmp_path):
     assert tasks["numerical"]["pass_rate"] is None
 
 
+def test_what_each_check_cost_is_told_apart_tokens_in_the_summary_and_seconds_to_the_tracker(tmp_path):
+    told: dict[str, float] = {}
+    engine = ScriptedEngine(reads)
+    documents, out = store(tmp_path, *PLACES), tmp_path / "costs"
+    offsets = word_counter(tmp_path).offsets
+    verify(SAMPLES, documents, engine, offsets, config(), 1, out, emit=lambda step, metrics: told.update(metrics))
+    summary = read_json(out / "summary.json")["checks"]
+    assert summary["programmatic"] == {"samples": 4}
+    per_call = [engine.requests[start : start + 4] for start in (0, 4, 8)]
+    for name, requests in zip(("closed_book", "with_context", "robustness"), per_call, strict=True):
+        assert summary[name]["samples"] == 4
+        assert summary[name]["attempts"] == 8
+        assert summary[name]["prompt_tokens"] == sum(len(request.prompt_ids) for request in requests)
+        assert told[f"tokens/{name}/prompt"] == summary[name]["prompt_tokens"]
+        assert told[f"tokens/{name}/completion"] == summary[name]["completion_tokens"]
+        assert told[f"time/{name}_s"] > 0
+        assert is_volatile(f"time/{name}_s")
+    # Bytes are tokens here, and the end is one more.
+    assert summary["closed_book"]["completion_tokens"] == 8 * (len("I do not know") + 1)
+    kinds = ("alpha", "beta", "gamma", "delta")
+    assert summary["with_context"]["completion_tokens"] == 2 * sum(len(f"some weather of kind {k}") + 1 for k in kinds)
+    assert "seconds" not in (out / "summary.json").read_text()  # equal runs give equal bytes
+
+
+def test_an_interrupted_programmatic_pass_resumes_at_the_shard(tmp_path, monkeypatch):
+    assembled = tmp_path / "assembled"
+    write_jsonl(assembled / "samples.jsonl", SAMPLES)
+    write_jsonl(assembled / "documents.jsonl", PLACES[:3])
+    monkeypatch.setattr("stages.synthesis.programmatic._SHARD_BYTES", 1)  # a shard per sample
+    at_once = programmatic_in_parallel(assembled, SerialExecutor(), tmp_path / "other")
+    calls: list[int] = []
+
+    class Stopped(SerialExecutor):
+        """Dies after two shards."""
+
+        def map(self, function, shards, failed=None):
+            for shard in shards:
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                calls.append(shard.start)
+                yield function(shard)
+
+    with pytest.raises(KeyboardInterrupt):
+        programmatic_in_parallel(assembled, Stopped(), tmp_path / "state")
+    again: list[str] = []
+
+    def counted(sample, documents):
+        again.append(sample.id)
+        return refusal(sample, documents)
+
+    monkeypatch.setattr("stages.synthesis.programmatic.refusal", counted)
+    assert programmatic_in_parallel(assembled, SerialExecutor(), tmp_path / "state") == at_once
+    assert again == [sample.id for sample in SAMPLES[2:]]
+    assert [record.reason for record in at_once[1]] == ["unknown_document"]
+
+
 def test_letters_must_beat_chance_by_two_standard_errors():
     letter = SAMPLES[0].model_copy(
         update={"answer": "A", "answer_kind": AnswerKind.LETTER, "choices": ["a", "b", "c", "d"]}
@@ -172,12 +231,45 @@ def test_more_distractors_keep_the_evidence_and_grow_within_bounds(tmp_path):
     documents = store(tmp_path, *PLACES)
     counter = word_counter(tmp_path)
     source = RandomPlaces.of_store(documents)
-    grown = with_more_distractors(SAMPLES[0], 40, Library(documents), source, counter.offsets, seed=1)
+    library = Library(documents)
+    grown = with_more_distractors(SAMPLES[0], 40, library, source, CountedIn(library), counter.offsets, seed=1)
     assert evidence_in_context(grown, documents) is None
     assert len(grown.context) > 1
     added = [documents.text_of(span) for span in grown.context if span.document_id != PLACES[0].id]
     assert 16 <= sum(counter.count(text) for text in added) <= 40
     assert not any("alpha" in text for text in added)
+
+
+def test_more_distractors_add_no_document_that_an_open_question_would_count_in(tmp_path):
+    """A question over "all" that names none: one more country with a coastline would be one more to count."""
+    lands = [
+        doc(name, f"# {name}\n\n## Coastline\n\n{n} km\n\n## Notes\n\n{FILLER}\n")
+        for n, name in enumerate(["Arcadia", "Borduria", "Carinthia", "Doria", "Elysium"], start=1)
+    ]
+    tales = [doc(name, f"# {name}\n\n## Once\n\n{FILLER}\n") for name in ("Fable", "Gest")]
+    evidence = [evidence_of(land, f"## Coastline\n\n{n} km") for n, land in enumerate(lands[:2], start=1)]
+    rows = [{"entity": land.title, "attribute": "coastline", "value": "1"} for land in lands[:2]]
+    counting = SAMPLES[0].model_copy(
+        update={
+            "task_type": TaskType.NUMERICAL,
+            "question": "How many countries have a coastline?",
+            "answer": "2",
+            "answer_kind": AnswerKind.NUMBER,
+            "proof": {"kind": "sql", "sql": "SELECT COUNT(*) FROM facts", "rows": rows},
+            "evidence": evidence,
+            "context": [span_of(land, land.text[:30]) for land in lands[:2]],
+        }
+    )
+    naming = counting.model_copy(update={"question": "How many of Arcadia and Borduria have a coastline?"})
+    documents = store(tmp_path, *lands, *tales)
+    counter, library, source = word_counter(tmp_path), Library(documents), RandomPlaces.of_store(documents)
+    added: dict[str, set[str]] = {"counting": set(), "naming": set()}
+    for seed in range(10):
+        for name, sample in (("counting", counting), ("naming", naming)):
+            grown = with_more_distractors(sample, 60, library, source, CountedIn(library), counter.offsets, seed)
+            added[name] |= {span.document_id for span in grown.context} - {land.id for land in lands[:2]}
+    assert added["counting"] == {tale.id for tale in tales}
+    assert added["naming"] >= {lands[2].id, lands[3].id}  # whoever is named is not counted with others
 
 
 def test_the_draw_takes_every_generator_and_then_their_proportion():
