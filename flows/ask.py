@@ -12,13 +12,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.ask_documents import one_text
 from flows.eval_inputs import agent_lengths, open_model_folder, train_config
 from stages.common.errors import ConfigError, InputError
+from stages.memory.query import SplitBy, SplitQuery, split_query
 
 if TYPE_CHECKING:
     from infra.tracing import QuestionTrace
@@ -44,6 +45,7 @@ class AskRequest:
     window: int | None = None
     chunk_tokens: int | None = None
     memory_tokens: int | None = None
+    split_question: SplitBy = "rules"
     answer_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 17
@@ -119,6 +121,7 @@ def _read(
     lengths = agent_lengths(window, request.chunk_tokens, request.memory_tokens)
     if request.answer_tokens is not None:
         lengths["answer_tokens"] = request.answer_tokens
+    split, used = _split(request, engine)
     agent = MemoryAgent(
         engine,
         lengths["chunk_tokens"],
@@ -128,7 +131,8 @@ def _read(
         temperature=request.temperature,
         top_p=0.95,
         seed=request.seed,
-        format_instruction=_FORMAT,
+        format_instruction=f"{split.instructions}\n{_FORMAT}".strip(),
+        split=None,
     )
     with _Progress(text.stat().st_size) as progress:
 
@@ -137,7 +141,26 @@ def _read(
             if trace is not None:
                 trace.turn(turn)
 
-        return agent.answer(request.question, text, on_turn=on_turn)
+        result = agent.answer(split.core, text, on_turn=on_turn)
+    return replace(
+        result,
+        prompt_tokens=result.prompt_tokens + used[0],
+        response_tokens=result.response_tokens + used[1],
+    )
+
+
+def _split(request: AskRequest, engine: RolloutEngine) -> tuple[SplitQuery, tuple[int, int]]:
+    """The question's core and its formatting instructions, and the tokens that a model was asked and said for it."""
+    from stages.memory.query_model import split_of_completion, split_request
+
+    if request.split_question == "off":
+        return SplitQuery(request.question, ""), (0, 0)
+    asked = split_request(engine, request.question) if request.split_question == "model" else None
+    if asked is None:
+        return split_query(request.question), (0, 0)
+    (completion,) = engine.generate_all([asked])[0]
+    used = (len(asked.prompt_ids), len(completion.token_ids))
+    return split_of_completion(engine, completion, request.question), used
 
 
 def _one_pass(request: AskRequest, engine: RolloutEngine, text: Path, window: int) -> AgentResult:

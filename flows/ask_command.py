@@ -13,10 +13,12 @@ from flows.model_options import (
     EngineKind,
     MemoryTokens,
     Model,
+    SplitQuestion,
     Threads,
     TraceMLflow,
     TrackingURI,
     Window,
+    split_by,
 )
 
 
@@ -36,6 +38,7 @@ def ask(
     window: Window = None,
     chunk_tokens: ChunkTokens = None,
     memory_tokens: MemoryTokens = None,
+    split_question: SplitQuestion = "rules",
     answer_tokens: Annotated[int | None, typer.Option("--answer-tokens", min=1, help="Cap on the answer.")] = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0, max=2, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")] = 17,
@@ -61,6 +64,7 @@ def ask(
                 window=window,
                 chunk_tokens=chunk_tokens,
                 memory_tokens=memory_tokens,
+                split_question=split_by(split_question),
                 answer_tokens=answer_tokens,
                 temperature=temperature,
                 seed=seed,

@@ -32,6 +32,7 @@ from flows.ask import DEFAULT_MODEL
 from flows.eval_inputs import ModelFolder, agent_lengths, open_model_folder, train_config
 from infra.settings import environment_values
 from stages.common.errors import ConfigError, EnvironmentFailureError
+from stages.memory.query import SplitBy
 
 if TYPE_CHECKING:
     from flows.serve_app import ChatServer, ServerSettings, StartTrace
@@ -59,6 +60,7 @@ class ServeRequest:
     window: int | None = None
     chunk_tokens: int | None = None
     memory_tokens: int | None = None
+    split_question: SplitBy = "rules"
     answer_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 17
@@ -174,6 +176,7 @@ def server_settings(
         max_answer_seconds=request.max_answer_seconds,
         streaming=streaming,
         lengths=lengths,
+        split_question=request.split_question,
         defaults=Sampling(temperature=request.temperature, top_p=_TOP_P, seed=request.seed),
     )
 

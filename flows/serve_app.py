@@ -22,6 +22,7 @@ from flows.serve_job import Job, Sampling, Trace
 from flows.serve_limits import Deadline, Slots, check_access, read_body
 from flows.serve_plan import OnePass, Plan, Planner
 from flows.serve_reply import Head, StreamedAnswer, api_error, whole_answer
+from stages.memory.query import SplitBy
 from stages.memory.window import AgentLengths
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class ServerSettings:
     max_answer_seconds: float
     streaming: Streaming
     lengths: AgentLengths
+    split_question: SplitBy
     defaults: Sampling
 
 
@@ -127,6 +129,7 @@ class ChatServer:
                 self._host,
                 self._settings.streaming,
                 self._settings.lengths,
+                self._settings.split_question,
                 self._settings.defaults,
                 call,
                 plan,

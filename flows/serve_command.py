@@ -13,10 +13,12 @@ from flows.model_options import (
     EngineKind,
     MemoryTokens,
     Model,
+    SplitQuestion,
     Threads,
     TraceMLflow,
     TrackingURI,
     Window,
+    split_by,
 )
 
 
@@ -49,6 +51,7 @@ def serve(
     window: Window = None,
     chunk_tokens: ChunkTokens = None,
     memory_tokens: MemoryTokens = None,
+    split_question: SplitQuestion = "rules",
     answer_tokens: Annotated[
         int | None, typer.Option("--answer-tokens", min=1, help="max_tokens of requests that name none.")
     ] = None,
@@ -84,6 +87,7 @@ def serve(
                 window=window,
                 chunk_tokens=chunk_tokens,
                 memory_tokens=memory_tokens,
+                split_question=split_by(split_question),
                 answer_tokens=answer_tokens,
                 temperature=temperature,
                 seed=seed,

@@ -17,6 +17,8 @@ from flows.serve_text import AnswerText, Delta
 from stages.common.errors import EnvironmentFailureError
 from stages.common.rollouts import Completion, GenerationRequest
 from stages.memory.agent import MemoryAgent
+from stages.memory.query import SplitBy, SplitQuery, split_query
+from stages.memory.query_model import split_of_completion, split_request
 from stages.memory.results import Turn
 from stages.memory.window import AgentLengths
 
@@ -85,6 +87,7 @@ class Job:
         host: EngineThread,
         streaming: Streaming,
         lengths: AgentLengths,
+        split_question: SplitBy,
         defaults: Sampling,
         call: ChatCall,
         plan: Plan,
@@ -98,6 +101,7 @@ class Job:
         self._host = host
         self._streaming = streaming
         self._lengths = lengths
+        self._split_question = split_question
         self._sampling = Sampling(
             temperature=defaults.temperature if call.temperature is None else call.temperature,
             top_p=defaults.top_p if call.top_p is None else call.top_p,
@@ -168,7 +172,9 @@ class Job:
             plan_tokens=self._lengths.plan,
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
+            split=None,
         )
+        split, asked, said = await self._split(plan.question)
         text = AnswerText(tokenizer.decode, self._call.stop, bool(getattr(tokenizer, "opens_reasoning", False)))
         answering: list[Completion] = []
         everything_read = False
@@ -189,15 +195,27 @@ class Job:
             return answering
 
         steps = agent.trajectory(
-            plan.question,
+            split.core,
             plan.document,
-            plan.instruction,
+            f"{split.instructions}\n{plan.instruction}".strip(),
             self._sampling.seed,
             on_turn=on_turn,
             on_answer=on_answer,
         )
         result = await agent.finish(steps, generate=generate)
-        return self._done(text, answering[0], result.prompt_tokens, result.response_tokens, result.counters)
+        prompt, generated = result.prompt_tokens + asked, result.response_tokens + said
+        return self._done(text, answering[0], prompt, generated, result.counters)
+
+    async def _split(self, question: str) -> tuple[SplitQuery, int, int]:
+        """The question's core and its formatting instructions, and the tokens that the model was asked and said for it."""
+        if self._split_question == "off":
+            return SplitQuery(question, ""), 0, 0
+        request = split_request(self._host.engine, question) if self._split_question == "model" else None
+        if request is None:
+            return split_query(question), 0, 0
+        completion = await self._host.generate(request, self._watch, self._streaming)
+        split = split_of_completion(self._host.engine, completion, question)
+        return split, len(request.prompt_ids), len(completion.token_ids)
 
     async def _answer(self, request: GenerationRequest, text: AnswerText) -> Completion:
         """Generate what the client sees; its text goes out as it comes if it was asked for, or if it may stop early."""

@@ -74,6 +74,7 @@ class Question:
     groups: values by which scores are also reported, such as {"difficulty": "hard", "length": "short"}.
     evidence_position: where the first evidence begins in the context, 0 to 1; None if unknown.
     context_tokens: length of the context if the benchmark knows it (else it is counted when asked).
+    modes: those in which this question can be asked, of its benchmark's; without its context closed book alone.
     """
 
     benchmark: str
@@ -95,6 +96,7 @@ class Question:
     groups: Mapping[str, str] = field(default_factory=dict)
     evidence_position: float | None = None
     context_tokens: int | None = None
+    modes: Sequence[Mode] = MODES
 
     def closed_book_messages(self) -> list[Message]:
         """The prompt without the context."""
@@ -162,6 +164,7 @@ class Benchmark:
     load: the questions. InputError only for data that are unusable as a whole; broken rows are returned.
     modes: those that make sense.
     needs_judge: without a judge its main score is a stand-in, and its rows say so.
+    context_missing: why some questions cannot be asked in every mode, and what to do about it.
     """
 
     name: str
@@ -171,6 +174,7 @@ class Benchmark:
     load: Callable[[LoadRequest], Loaded]
     modes: Sequence[Mode] = MODES
     needs_judge: bool = False
+    context_missing: str = ""
 
 
 class Prediction(Record):

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Selection:
-    """Questions in order; skipped: benchmark -> why it is not asked; broken: rows that are no questions."""
+    """Questions in order; skipped: benchmark, or "benchmark (mode)" -> why it is not asked; broken: rows that are none."""
 
     planned: list[Planned] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -77,5 +77,11 @@ def _load(benchmark: Benchmark, request: LoadRequest, modes: Sequence[Mode], cho
         )
     if not loaded.questions:
         return f"not one usable question ({len(loaded.broken)} broken rows)"
-    chosen.planned += [plan(question, mode) for mode in modes for question in loaded.questions]
+    for mode in modes:
+        asked = [question for question in loaded.questions if mode in question.modes]
+        chosen.planned += [plan(question, mode) for question in asked]
+        if missing := len(loaded.questions) - len(asked):
+            why = f"{missing} of {len(loaded.questions)} questions: {benchmark.context_missing}"
+            chosen.skipped[f"{benchmark.name} ({mode})"] = why
+            _log.warning("%s (%s) is skipped for %s", benchmark.name, mode, why)
     return None

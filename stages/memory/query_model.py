@@ -1,4 +1,4 @@
-"""Splits questions by a language model, where an endpoint is configured; the rules (query.py) where it fails.
+"""Splits questions by a language model: one behind an endpoint, or an engine's own; the rules (query.py) where it fails.
 
 The model's two parts must be the question's own words, each once and in order, else the rules' result stands.
 """
@@ -10,14 +10,17 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from stages.common.chat import ChatFailedError, ChatReply, Message
+from stages.common.chat import ChatFailedError, ChatReply, Message, Usage
 from stages.common.chat_client import OpenAIChat
 from stages.common.chat_json import reply_as, schema_of
+from stages.common.rollouts import Completion, GenerationRequest
+from stages.engines.base import RolloutEngine
 from stages.memory.prompts import defuse
 from stages.memory.query import SplitQuery, is_split_of, split_query
 
 _MAX_MODEL_WORDS = 2_000
 _REPLY_TOKENS = 4_096
+_FORM_TOKENS = 64  # of a reply, around the question's words
 
 
 class _Reply(BaseModel):
@@ -80,3 +83,22 @@ def split_by_model(chat: OpenAIChat, questions: Sequence[str]) -> list[SplitQuer
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     return asyncio.run(gather())
+
+
+def split_request(engine: RolloutEngine, question: str) -> GenerationRequest | None:
+    """What an engine's own model is asked, greedily; None for a question that leaves the window no room for its split."""
+    messages = [
+        {"role": str(message["role"]), "content": str(message["content"])} for message in split_messages(question)
+    ]
+    prompt = engine.tokenizer.encode_chat(messages)
+    room = engine.max_model_tokens - len(prompt)
+    if len(question.split()) > _MAX_MODEL_WORDS or room < len(engine.tokenizer.encode_text(question)) + _FORM_TOKENS:
+        return None
+    return GenerationRequest(prompt_ids=prompt, max_tokens=min(room, _REPLY_TOKENS), temperature=0.0)
+
+
+def split_of_completion(engine: RolloutEngine, completion: Completion, question: str) -> SplitQuery:
+    """The split in a model's response if it is one of the question's own words, else the rules'."""
+    text = engine.tokenizer.decode(completion.token_ids)
+    usage = Usage(prompt_tokens=0, completion_tokens=len(completion.token_ids))
+    return split_of_reply(ChatReply(text, completion.finish_reason, usage), question)

@@ -8,6 +8,7 @@ import pytest
 
 from flows.ask import AskRequest, ask, trace_lines
 from flows.ask_documents import one_text
+from flows.model_options import split_by
 from flows.tracing import tracing_settings
 from infra.mlflow_store import open_store
 from stages.common.errors import ConfigError, InputError, LongfuseError
@@ -72,6 +73,24 @@ def test_one_pass_where_it_fits_and_numbers_where_it_does_not(model, document, c
         InputError, match=r"the documents and the question are \d+ tokens, with 8 for the answer .* window of 256"
     ):
         ask(request_of(model, document, full_context=True, window=256))
+
+
+def test_the_loaded_model_is_asked_to_split_the_question_and_what_it_says_is_checked(model, document, capsys):
+    told = {}
+    for way in ("rules", "model"):
+        options = {"question": "Where does it go? Answer with one word.", "split_question": way, "window": 3_000}
+        assert ask(request_of(model, document, as_json=True, **options)) == 0
+        told[way] = json.loads(capsys.readouterr().out)
+    # A random model splits nothing: the rules stand, and its tokens are counted.
+    assert told["model"]["answer"] == told["rules"]["answer"]
+    assert told["model"]["prompt_tokens"] > told["rules"]["prompt_tokens"]
+    assert told["model"]["response_tokens"] > told["rules"]["response_tokens"]
+
+
+def test_another_way_to_split_is_refused():
+    assert [split_by(value) for value in ("rules", "model", "off")] == ["rules", "model", "off"]
+    with pytest.raises(ConfigError, match="rules, model or off"):
+        split_by("llm")
 
 
 def test_what_cannot_be_used_is_refused_with_the_remedy(model, document, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 
@@ -355,6 +356,27 @@ def test_tokens_that_go_on_coming_do_not_push_the_limit_back():
             words.extend(ask(server.client(), "Hello", stream=True, max_tokens=90_000))
         assert len(words) > 5
         server.wait_until_idle()
+
+
+def test_the_question_is_split_as_the_server_was_told_to():
+    core, form = "Who owns the key?", "Kindly in capitals."
+    reply = json.dumps({"core": core, "instructions": form})
+
+    def script(prompt, request, index):
+        return reply if "Split a question into two parts" in prompt else reader(prompt, request, index)
+
+    answers = {}
+    for way in ("rules", "model", "off"):
+        with served(script, split_question=way) as server:
+            answers[way] = ask(server.client(), BOOK, f"{core} {form}")
+            prompts = [server.engine.tokenizer.decode(request.prompt_ids) for request in server.engine.requests]
+        assert ("Split a question" in prompts[0]) == (way == "model")
+        *reading, last = prompts[way == "model" :]
+        asked = core if way == "model" else f"{core} {form}"  # the rules do not know such an instruction
+        assert all(f"<question>{asked}</question>" in prompt for prompt in [*reading, last])
+        assert (f"</question>\n{form}" in last) == (way == "model")
+    # The split counts: its reply and an end token
+    assert answers["model"].usage.completion_tokens == answers["off"].usage.completion_tokens + len(reply) + 1
 
 
 def test_an_engine_that_fails_is_an_error_of_the_server_and_then_of_its_health(http, caplog):

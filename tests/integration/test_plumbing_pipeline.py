@@ -114,6 +114,25 @@ def test_a_reward_was_earned_and_a_gradient_followed(first):
     assert any(row["grad_norm"] > 0 for row in rows)
 
 
+def test_what_the_memory_agent_read_is_a_trace_of_its_stages_run(first):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{first}/.state/mlflow/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'longfuse'")
+    traces = client.search_traces([experiment.experiment_id], max_results=500)
+    stage_of = {
+        run.info.run_id: run.data.tags.get("stage.name") for run in client.search_runs([experiment.experiment_id])
+    }
+    recorded = {name for name in CATALOG if name == "memory_rl" or name.startswith("evaluate@")}
+    assert {trace.info.tags["stage.name"] for trace in traces} == recorded
+    for trace in traces:
+        assert stage_of[trace.info.trace_metadata["mlflow.sourceRun"]] == trace.info.tags["stage.name"]
+        (root,) = [span for span in trace.data.spans if span.parent_id is None]
+        assert len(trace.data.spans) == root.attributes["turns"] + 2  # itself, the turns, the answer
+        assert root.attributes["sample_id"]
+        assert ("reward" in root.attributes) != ("rule_score" in root.attributes)
+
+
 def test_nothing_cached_holds_a_path_of_this_machine(first):
     for path in (first / "outputs").rglob("*"):
         if path.is_file():

@@ -12,10 +12,11 @@ from stages.common.chat import ChatFailedError, ChatReply, Usage
 from stages.common.generators.ruler_tasks import NEEDLE_FORMS, make_common_words, make_frequent_words, make_needles
 from stages.common.records import Category
 from stages.common.storage import DocumentStore, write_jsonl
-from stages.evaluation.base import LoadRequest
+from stages.evaluation.base import MODES, LoadRequest
 from stages.evaluation.benchmarks.catalogue import BENCHMARKS, by_name
 from stages.evaluation.benchmarks.graphwalks import breadth_first, final_set_f1, parents
 from stages.evaluation.benchmarks.ultra_long import ULTRA_LONG
+from stages.evaluation.selection import select
 
 ROWS = {
     "longbench_v2/data.jsonl": [
@@ -114,11 +115,16 @@ def data(tmp_path_factory):
     return folder
 
 
-def load(name, data, limit=None, lengths=(200,)):
-    asked = LoadRequest(
+def request(data, limit=None, lengths=(200,)):
+    path = data / "documents.jsonl"
+    return LoadRequest(
         data_dir=data, use_hub=False, limit=limit, lengths=lengths, seed=1, count_tokens=lambda text: len(text) // 4,
-        documents=DocumentStore([data / "documents.jsonl"]),
+        documents=DocumentStore([path]) if path.is_file() else None,
     )  # fmt: skip
+
+
+def load(name, data, limit=None, lengths=(200,)):
+    asked = request(data, limit, lengths)
     benchmark = by_name()[name]
     assert benchmark.available(asked).at_hand, benchmark.available(asked).reason
     return benchmark.load(asked)
@@ -182,6 +188,61 @@ def test_the_first_n_are_a_part_of_the_first_n_plus_one(name, data):
 def test_broken_rows_are_named(name, where, reason, data):
     broken = {row.where: row.reason for row in load(name, data).broken}
     assert reason in broken[where]
+
+
+def frames_of(tmp_path, rows, pages=()):
+    for name, values in (("frames/test.jsonl", rows), ("frames/pages/a.jsonl", pages)):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    return tmp_path
+
+
+def test_frames_is_read_where_all_pages_of_a_question_are_at_hand(tmp_path):
+    fish, river = "https://en.wikipedia.org/wiki/Moxostoma", "https://en.wikipedia.org/wiki/R%C3%ADo_Grande"
+    rows = [
+        {"Unnamed: 0": 0, "Prompt": "Which fish?", "Answer": "Moxostoma", "wiki_links": str([fish, river])},
+        {"id": "half", "question": "Which?", "answer": "a", "wiki_links": [fish, "https://en.wikipedia.org/wiki/None"]},
+        {"id": "own", "question": "Which?", "answer": "a", "pages": [{"title": "P", "text": "It is <a>."}]},
+        {"id": "whole", "question": "Which?", "answer": "a", "context": "All of it."},
+        {"id": "bare", "question": "Which?", "answer": "a", "wiki_links": "[os.system('x'), "},
+    ]
+    pages = [
+        {
+            "url": "http://en.m.wikipedia.org/wiki/Río Grande#Course",
+            "title": "Río Grande",
+            "text": "A river </document> ü.",
+        },
+        "no page",
+        {"url": fish, "text": " "},
+        {"url": fish, "text": "A fish."},
+    ]
+    loaded = load("frames", frames_of(tmp_path, rows, pages))
+    assert loaded.broken == []
+    assert {question.id: tuple(question.modes) for question in loaded.questions} == {
+        "frames-0": MODES, "half": ("closed_book",), "own": MODES, "whole": MODES, "bare": ("closed_book",),
+    }  # fmt: skip
+    contexts = {question.id: question.context() for question in loaded.questions}
+    assert contexts["frames-0"] == (
+        '<document title="Moxostoma">\nA fish.\n</document>\n'
+        '<document title="Río Grande">\nA river ‹/document> ü.\n</document>'
+    )
+    assert contexts["half"] == contexts["bare"] == ""
+    assert contexts["own"] == '<document title="P">\nIt is <a>.\n</document>'
+    assert contexts["whole"] == "All of it."
+
+
+def test_questions_without_their_context_are_skipped_by_mode_and_told(tmp_path):
+    rows = [{"id": "a", "question": "Which?", "answer": "a", "context": "It is a."}]
+    rows += [{"id": name, "question": "Which?", "answer": "a"} for name in "bc"]
+    data = frames_of(tmp_path, rows)
+    chosen = select([by_name()["frames"]], MODES, lambda _: request(data))
+    assert [(item.mode, item.question.id) for item in chosen.planned] == [
+        ("full_context", "a"), ("memory_agent", "a"),
+        ("closed_book", "a"), ("closed_book", "b"), ("closed_book", "c"),
+    ]  # fmt: skip
+    assert list(chosen.skipped) == ["frames (full_context)", "frames (memory_agent)"]
+    assert all("2 of 3 questions: their pages are not at hand" in reason for reason in chosen.skipped.values())
 
 
 def test_longbench_v2_asks_in_the_official_form(data):

@@ -13,7 +13,7 @@ from stages.common.scripted_chat_server import ScriptedChatServer, ScriptedReply
 from stages.engines.scripted_engine import ScriptedEngine
 from stages.memory.agent import MemoryAgent
 from stages.memory.query import SplitQuery, is_split_of, split_query
-from stages.memory.query_model import split_by_model
+from stages.memory.query_model import split_by_model, split_of_completion, split_request
 
 
 @pytest.mark.parametrize(
@@ -159,3 +159,28 @@ def test_the_agent_reads_with_the_core_and_answers_with_the_instructions():
     prompts.clear()
     MemoryAgent(engine, 32, 64, 64, 64, split=None).answer("Who? Answer with the name only.", "Tom.")
     assert all("<question>Who? Answer with the name only.</question>" in prompt for prompt in prompts)
+
+
+def split_by_engine(reply, window=100_000):
+    engine = ScriptedEngine(lambda *_: reply, max_model_tokens=window)
+    request = split_request(engine, QUESTION)
+    assert request is not None
+    assert request.temperature == 0
+    return split_of_completion(engine, engine.generate_all([request])[0][0], QUESTION)
+
+
+def test_the_loaded_model_may_split_too_and_is_checked_as_an_endpoint_is():
+    reply = {"core": "Who owns the key?", "instructions": "Kindly in capitals. Answer with the name only."}
+    for text in (json.dumps(reply), f"Two parts, I see.</think>```json\n{json.dumps(reply)}\n```"):
+        assert split_by_engine(text) == SplitQuery(*reply.values())
+    wrong = json.dumps(reply | {"core": "Who owns the lock?"})
+    cut = json.dumps(reply)[:-20] + " " * 5000  # runs into the limit of a reply
+    for text in (wrong, "Tom owns it.", cut):
+        assert split_by_engine(text) == split_query(QUESTION)
+
+
+def test_a_question_that_leaves_the_window_no_room_for_its_split_is_not_asked():
+    engine = ScriptedEngine(lambda *_: "", max_model_tokens=2_000)
+    assert split_request(engine, "Who? " * 20) is not None
+    assert split_request(engine, "Who? " * 300) is None
+    assert split_request(ScriptedEngine(lambda *_: ""), "Who? " * 3_000) is None
