@@ -20,7 +20,7 @@ from tests.integration.tree import command, copy_project, environment, longfuse,
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 STAGE = "rl@stage2"
-STEPS = 4  # of that stage: it is taken away after the first update and after the second
+STEPS = 80  # of that stage: a fifth of a second each, so that there is time to take it away twice
 TRAINED = ("sft", "rl@stage1", "rl@stage2", "rl@stage3", "memory_rl", "rl@stage4")
 
 
@@ -64,27 +64,29 @@ class Thief:
         return self.cloud.wait(lambda: self.cloud.alive(**{"longfuse:run": run_id}), 300, "an instance")[0]["id"]
 
     def steal_twice(self, is_running) -> list[str]:
-        """Without notice after the first update, with one after the second; the instances."""
-        taken = []
+        """Without notice after an update, with a notice after a further one; the instances."""
+        taken: list[str] = []
         store = self.wait(lambda: self.run_of(STAGE), is_running)
-        for updates in (1, 2):
-            self.wait(lambda updates=updates: self.updates(store) >= updates, is_running)
+        seen = 0
+        for kind in ("kill", "notice"):
+            seen = self.wait(lambda seen=seen: (found := self.updates(store)) > seen and found, is_running)
             instance = self.instance(store)
-            if updates == 1:
+            if kind == "kill":
                 self.cloud.spot_kill(instance)
             else:
                 self.cloud.spot_notice(instance, seconds=60)
             taken.append(instance)
             alive = lambda instance=instance: instance in [item["id"] for item in self.cloud.alive()]  # noqa: E731
-            self.cloud.wait(lambda alive=alive: not alive(), 120, "its end")
+            self.wait(lambda alive=alive: not alive(), is_running)
         return taken
 
     @staticmethod
     def wait(condition, is_running):
-        while not (value := condition()):
+        while True:
             assert is_running(), "the pipeline ended before its instances could be taken away"
-            time.sleep(0.3)
-        return value
+            if value := condition():
+                return value
+            time.sleep(0.1)
 
 
 def test_the_pipeline_taken_away_twice_ends_with_the_weights_of_the_local_run(tmp_path, monkeypatch):
