@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, Queue
 from threading import Thread
 
@@ -11,7 +11,7 @@ from flows.on_ec2 import BUCKET_VARIABLE, SIMULATED, account_of
 from infra.ec2.aws import Clients
 from infra.ec2.controller import Controller, Follower
 from infra.ec2.launch import find_by_run, is_alive
-from infra.ec2.reaper import reap
+from infra.ec2.reaper import ReapError, reap
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, load_resources
 from infra.ec2.spec import RunSpec
@@ -163,8 +163,8 @@ def adopt_job(run_id: str) -> Iterator[str]:
     yield f"run {run_id}: {controller.state.outcome}"
 
 
-def reap_instances(*, dry_run: bool) -> list[str]:
-    """End what is past its deadline, in every region that a profile may use."""
+def reap_instances(*, dry_run: bool, say: Callable[[str], None]) -> None:
+    """End what is past its deadline, in every region that a profile may use. ReapError if one could not be swept."""
     desk, resources = Desk(), load_resources()
     regions = {
         region
@@ -172,11 +172,18 @@ def reap_instances(*, dry_run: bool) -> list[str]:
         for request in profile.stages.values()
         for region in request.regions
     }
-    found = reap(desk.clients, desk.bucket, desk.region, sorted(regions), dry_run=dry_run)
     word = "would be ended" if dry_run else "ended"
-    return [f"{item.instance_id} in {item.region} ({item.run_id}) {word}: {item.why}" for item in found] or [
-        "nothing to reap"
-    ]
+    failed: ReapError | None = None
+    try:
+        found = reap(desk.clients, desk.bucket, desk.region, sorted(regions), dry_run=dry_run)
+    except ReapError as error:
+        failed, found = error, error.found
+    for item in found:
+        say(f"{item.instance_id} in {item.region} ({item.run_id}) {word}: {item.why}")
+    if failed is not None:
+        raise failed
+    if not found:
+        say("nothing to reap")
 
 
 def job_costs() -> list[str]:

@@ -76,7 +76,7 @@ def jobs_reap(
     """End instances that are past their deadline or whose run is closed."""
     from flows.jobs import reap_instances
 
-    print("\n".join(reap_instances(dry_run=dry_run)))
+    reap_instances(dry_run=dry_run, say=print)
 
 
 @jobs_app.command("cost")

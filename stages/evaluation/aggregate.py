@@ -104,14 +104,19 @@ def _scored(
         for key, value in question.groups.items():
             by_group.setdefault(key, {}).setdefault(value, []).append(score)
     failures = Counter(prediction.failure for prediction in flat if prediction.failure is not None)
+    metrics = {
+        name: _mean([_mean([prediction.metrics[name] for prediction in samples]) for samples in answered])
+        for name in (first.more_metrics if answered else ())
+    }
+    if first.mean_over is not None and answered:
+        metrics[f"mean_over_{first.mean_over}"] = _mean(
+            [_mean(values) for values in by_group[first.mean_over].values()]
+        )
     return {
         "metric": _metric(first, flat),
         "samples": len(answered[0]) if answered else 0,
         **_summary(scores, seed),
-        "metrics": {
-            name: _mean([_mean([prediction.metrics[name] for prediction in samples]) for samples in answered])
-            for name in (first.more_metrics if answered else ())
-        },
+        "metrics": metrics,
         "groups": {
             key: {value: _summary(values, derive_seed(seed, key, value)) for value, values in sorted(groups.items())}
             for key, groups in sorted(by_group.items())

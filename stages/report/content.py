@@ -10,7 +10,17 @@ from stages.report.answers import Answers
 from stages.report.departures import DEPARTURES
 from stages.report.examples import Example, failure_examples
 from stages.report.figures import Picture, bin_panel, metric_panel, score_panel
-from stages.report.load import AGENT, FIRST_MODEL, FULL_CONTEXT, LAST_MODEL, MODELS, TRAINED, WARM_MODEL, ReportData
+from stages.report.load import (
+    AGENT,
+    CLOSED_BOOK,
+    FIRST_MODEL,
+    FULL_CONTEXT,
+    LAST_MODEL,
+    MODELS,
+    TRAINED,
+    WARM_MODEL,
+    ReportData,
+)
 from stages.report.paper_tables import paper_tables
 from stages.report.scores import HELDOUT, Comparison, Interval, compare, mean_over_tasks, table_of
 from stages.report.scores import Table as ScoreTable
@@ -73,7 +83,11 @@ def build_report(title: str, data: ReportData, answers: Answers, examples: list[
         paper=paper_tables(full, agent, links),
         score_tables=tuple(
             _score_table(name, table, links)
-            for name, table in (("full context", full), ("memory agent", agent))
+            for name, table in (
+                ("full context", full),
+                ("memory agent", agent),
+                ("closed book", table_of(data.scores, CLOSED_BOOK)),
+            )
             if table
         ),
         path_picture=_linked(

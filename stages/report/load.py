@@ -23,7 +23,7 @@ FIRST_MODEL, WARM_MODEL, LAST_MODEL = MODELS[0], MODELS[1], MODELS[-1]
 # Training stages in the order in which they run; `metrics_<stage>` is the input's name.
 TRAINED = ("sft", "stage1", "stage2", "stage3", "memory", "stage4")
 DATA_STAGES = ("ingest", "assemble", "verify", "stratify")
-FULL_CONTEXT, AGENT = "full_context", "memory_agent"
+FULL_CONTEXT, AGENT, CLOSED_BOOK = "full_context", "memory_agent", "closed_book"
 
 
 class _Read(BaseModel):

@@ -117,7 +117,9 @@ def test_the_commands_on_runs_tell_and_end_them(desk, tmp_path):
     assert desk.alive() == []
     assert any(run_id in line and "cancelled" in line for line in jobs.list_jobs())
     assert "USD" in jobs.job_costs()[-1]
-    assert jobs.reap_instances(dry_run=True) == ["nothing to reap"]
+    said: list[str] = []
+    jobs.reap_instances(dry_run=True, say=said.append)
+    assert said == ["nothing to reap"]
 
 
 @pytest.mark.slow

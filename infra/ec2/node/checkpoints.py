@@ -10,6 +10,7 @@ taken if it does not fit. Before COMMIT the run's epoch is read: an attempt that
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -94,8 +95,8 @@ class Checkpoints:
     def commit(self, notes: dict[str, Any] | None = None) -> int | None:
         """Copy the folder, with notes for whoever restores it; the commit's number, None if there is nothing new to copy. One thread at a time does it.
 
-        A file that goes while it is copied (a newer checkpoint took its place) makes it begin again. Raises
-        SupersededError, GivenUpError.
+        What is copied is held by hard links beside the folder: the stage may replace its checkpoints faster than they are
+        copied. Raises SupersededError, GivenUpError.
         """
         with self._guard:
             return self._commit(notes or {}) if self.changed() else None
@@ -106,11 +107,15 @@ class Checkpoints:
             if not looked:
                 return None
             number = (self._commits[-1] + 1) if self._commits else 1
+            held = self._folder.with_name(self._folder.name + ".held")
             try:
-                files = self._copy(number)
-            except FileNotFoundError:
+                self._hold(held)
+                files = self._copy(number, held)
+            except FileNotFoundError:  # a newer checkpoint took its place
                 time.sleep(0.05)
                 continue
+            finally:
+                shutil.rmtree(held, ignore_errors=True)
             self._still_ours()
             record = {**self._mine, "time": time.time(), "notes": notes, "files": files}
             self._bucket.put_once(f"ckpt/{number:06d}/COMMIT", record)
@@ -120,10 +125,19 @@ class Checkpoints:
             return number
         return None
 
-    def _copy(self, number: int) -> dict[str, dict[str, Any]]:
-        files: dict[str, dict[str, Any]] = {}
+    def _hold(self, held: Path) -> None:
+        """Make a folder of hard links to the files as they are now."""
+        shutil.rmtree(held, ignore_errors=True)  # of an agent that was killed
+        held.mkdir()
         for path in self._paths():
-            name = path.relative_to(self._folder).as_posix()
+            link = held / path.relative_to(self._folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, link)
+
+    def _copy(self, number: int, held: Path) -> dict[str, dict[str, Any]]:
+        files: dict[str, dict[str, Any]] = {}
+        for path in sorted(path for path in held.rglob("*") if path.is_file()):
+            name = path.relative_to(held).as_posix()
             digest, size = file_digest(path)
             known = self._files.get(name)
             if known is not None and (known["sha256"], known["bytes"]) == (digest, size):

@@ -78,11 +78,14 @@ def _haystack(row: dict[str, Any], others: list[dict[str, Any]], tokens: int, re
 
 def _parse(others: list[dict[str, Any]], request: LoadRequest, row: dict[str, Any]) -> list[Question]:
     name, kind = str(row["question_id"]), str(row["question_type"])
-    if name.endswith("_abs"):
-        kind = "abstention"
+    unanswerable = name.endswith("_abs")  # of a type like the others, judged by a rule of their own
     question = f"{row['question']} (asked on {row['question_date']})"
     gold = str(row["answer"])
-    judge = Judge(messages=partial(_judge_messages, row["question"], gold, kind), verdict=_verdict, decides_alone=True)
+    judge = Judge(
+        messages=partial(_judge_messages, row["question"], gold, "abstention" if unanswerable else kind),
+        verdict=_verdict,
+        decides_alone=True,
+    )
     lengths = (0,) if "haystack_sessions" in row else request.lengths
     made = []
     for tokens in lengths:
@@ -96,10 +99,10 @@ def _parse(others: list[dict[str, Any]], request: LoadRequest, row: dict[str, An
             answer_form=_FORM,
             task_type="dialogue_memory",
             answer_tokens=_ANSWER_TOKENS,
-            groups={"type": kind},
+            groups={"type": kind, "abstention": "yes" if unanswerable else "no"},
             evidence_position=position_of(context, _evidence(row)),
         )
-        made.append(Question(**{**vars(asked), "judge": judge}))
+        made.append(Question(**{**vars(asked), "judge": judge, "mean_over": "type"}))
     return made
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import botocore.exceptions
 import botocore.session
@@ -14,6 +15,7 @@ from infra.ec2.aws import Clients, ErrorClass, classify
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import QUOTA_CODES, TYPES, types_for
 from infra.ec2.launch import build_request
+from infra.ec2.reaper import ReapError, reap
 from infra.ec2.resources import Request, candidates, load_resources, missing_quotas
 from infra.ec2.spec import digest
 from infra.ec2.store import LeaseLostError, RunStore
@@ -183,3 +185,46 @@ def test_a_node_may_do_nothing_to_instances_and_policies_name_their_bucket():
     for name in ("node", "launcher"):
         for statement in statements(name):
             assert not [action for action in statement["Action"] if action.endswith("*")]
+
+
+class ThreeRegions:
+    """A stand-in for clients: an overdue instance in each region, and one region that refuses an operation."""
+
+    def __init__(self, refuses: tuple[str, str]) -> None:
+        self.refuses = refuses
+        self.ended: list[str] = []
+
+    def __call__(self, service, region):
+        assert service == "ec2"
+        return SimpleNamespace(
+            get_paginator=lambda operation: SimpleNamespace(paginate=lambda **options: self._pages(operation, region)),
+            describe_instances=lambda **options: next(iter(self._pages("describe_instances", region))),
+            terminate_instances=lambda InstanceIds: self._end(region, InstanceIds),
+        )
+
+    def _pages(self, operation, region):
+        self._refuse(region, operation)
+        tags = [
+            {"Key": "longfuse:run", "Value": "r"},
+            {"Key": "longfuse:bucket", "Value": "b"},
+            {"Key": "longfuse:deadline", "Value": "10"},
+        ]
+        instance = {"InstanceId": f"i-{region}", "State": {"Name": "running"}, "Tags": tags}
+        return [{"Reservations": [{"Instances": [instance]}]}]
+
+    def _end(self, region, instance_ids):
+        self._refuse(region, "terminate_instances")
+        self.ended += instance_ids
+
+    def _refuse(self, region, operation):
+        if (region, operation) == self.refuses:
+            raise client_error("RequestLimitExceeded", 503)
+
+
+@pytest.mark.parametrize("operation", ["describe_instances", "terminate_instances"])
+def test_a_region_that_refuses_does_not_keep_the_reaper_from_the_others(operation):
+    clients = ThreeRegions(("b", operation))
+    with pytest.raises(ReapError, match=r"not swept.* b: .*RequestLimitExceeded") as raised:
+        reap(clients, "b", "a", ["a", "b", "c"], now=100.0)
+    assert clients.ended == ["i-a", "i-c"] == [item.instance_id for item in raised.value.found]
+    assert [item.why for item in raised.value.found] == ["90 s past its deadline"] * 2

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -96,6 +97,35 @@ def test_a_checkpoint_holds_only_what_changed_and_drops_what_nobody_needs(bucket
     assert (tmp_path / "elsewhere/moving.json").read_text() == "4"
     assert (tmp_path / "elsewhere/fixed.bin").read_bytes() == b"same"
     assert again.changed() is False
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_copied_is_copied_whole(bucket, tmp_path, monkeypatch):
+    ours, folder = checkpoints(bucket, tmp_path / "state"), tmp_path / "state"
+    put_file, step = bucket.put_file, 1
+
+    def save():
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old)
+        (folder / f"checkpoint-{step}").mkdir()
+        for name in ("a.bin", "b.bin"):
+            (folder / f"checkpoint-{step}" / name).write_text(f"{name} {step}")
+
+    def slow(key, path):
+        nonlocal step
+        step += 1
+        save()
+        return put_file(key, path)
+
+    save()
+    monkeypatch.setattr(bucket, "put_file", slow)
+    assert ours.commit() == 1
+    assert ours.changed()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+    monkeypatch.undo()
+    again = checkpoints(bucket, tmp_path / "elsewhere")
+    assert again.restore() == 1
+    assert (tmp_path / "elsewhere/checkpoint-1/a.bin").read_text() == "a.bin 1"
+    assert (tmp_path / "elsewhere/checkpoint-1/b.bin").read_text() == "b.bin 1"
 
 
 def test_without_a_commit_there_is_no_checkpoint_and_a_spoilt_one_is_passed_over(bucket, tmp_path):

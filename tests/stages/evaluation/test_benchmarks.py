@@ -317,7 +317,10 @@ def test_longmemeval_mixes_in_other_sessions_by_date_and_is_judged_by_type(data)
     assert days.judge.decides_alone
     assert "off by one" in days.judge.messages("8 days")[0]["content"]
     assert "cannot be answered" in abstain.judge.messages("no idea")[0]["content"]
-    assert abstain.groups == {"type": "abstention"}
+    # Official: an unanswerable question counts in its own type, and once more apart.
+    assert abstain.groups == {"type": "multi-session", "abstention": "yes"}
+    assert days.groups == {"type": "temporal-reasoning", "abstention": "no"}
+    assert days.mean_over == abstain.mean_over == "type"
     assert "</response>\n<question>" not in days.judge.messages("</response>\n<question>")[0]["content"]
 
     def say(text):

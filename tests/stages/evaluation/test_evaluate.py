@@ -280,6 +280,16 @@ def test_more_metrics_and_groups_have_means_of_their_own(tmp_path):
     }
 
 
+def test_the_mean_over_a_group_counts_each_of_its_values_once(tmp_path):
+    def make(name, gold, kind):
+        return question(name, gold, groups={"type": kind}, mean_over="type")
+
+    items = planned(make("q1", "Oslo", "user"), make("q2", "Oslo", "user"), make("q3", "Rome", "temporal"))
+    (row,) = ask(items, tmp_path, script=lambda *a: "Oslo").evaluation.rows
+    assert row["mean"] == pytest.approx(2 / 3)
+    assert row["metrics"] == {"mean_over_type": 0.5}
+
+
 def test_a_question_that_does_not_fit_the_window_fails_alone(tmp_path):
     long = question("long", question="x" * 2000, prompt=lambda text: [{"role": "user", "content": text + "x" * 2000}])
     for mode in ("full_context", "memory_agent"):

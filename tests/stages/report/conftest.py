@@ -62,6 +62,7 @@ def _scores(model: str) -> list[dict]:
         rows[1] = score("heldout/numerical", 0.12, 0.07, 100)
     rows += [score(f"needle/{length}", level, 0.4, 4) for length in (512, 256)]
     rows += [score(f"dialogue/{length}", level / 2, 0.4, 2) for length in (256, 512)]
+    rows.append(score("mmlu_pro", 0.31, 0.2, 12, mode="closed_book"))
     if model in WITH_AGENT:
         rows += [score(f"heldout/{task}", level / 2, 0.5, 1, mode="memory_agent") for task in TASKS]
     return rows

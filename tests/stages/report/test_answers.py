@@ -121,6 +121,22 @@ def test_a_benchmarks_rows_count_once_each():
     assert mean_of_benchmark(table, "sft", "mrcr") is None
 
 
+def test_what_is_no_part_of_the_papers_benchmark_is_not_averaged_in():
+    known = {"base": Interval(0.5, 0.4, 0.6, 10)}
+    other = {"base": Interval(0.0, 0.0, 0.1, 10)}
+    table = {
+        "longbench_v1/hotpotqa": known,
+        "longbench_v1/qasper": known,
+        "longbench_v1/passage_count": other,
+        "longbench_v1/multifieldqa_en": other,
+        "docmath/tatqa": other,
+    }
+    assert mean_of_benchmark(table, "base", "longbench_v1").mean == 0.5
+    assert mean_of_benchmark(table, "base", "longbench_v1").n == 20
+    assert mean_of_benchmark(table, "base", "docmath") is None
+    assert mean_of_benchmark(table | {"docmath": known}, "base", "docmath").mean == 0.5
+
+
 def test_our_scores_stand_beside_the_papers_and_are_never_averaged_with_fewer_benchmarks():
     full = {
         "heldout/numerical": {"base": Interval(0.25, 0.1, 0.4, 8), "sft": Interval(0.5, 0.3, 0.7, 8)},

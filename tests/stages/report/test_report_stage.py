@@ -29,6 +29,13 @@ def rendered(shared_inputs, tmp_path_factory) -> tuple[str, str]:
     return report(shared_inputs, tmp_path_factory.mktemp("rendered"))
 
 
+def test_questions_asked_without_their_documents_have_a_table_of_their_own(rendered):
+    markdown, html = rendered
+    table = markdown.split("Scores, closed book")[1].split("Scores, ")[0]
+    assert "| mmlu pro | 31.0 \\[11, 51\\] n=12 |" in table
+    assert "Scores, closed book" in html
+
+
 class Page(HTMLParser):
     """Tags with their attributes, the text, and whether every tag was closed in order."""
 
