@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import yaml
 from pydantic import Field, ValidationError
 
@@ -117,3 +119,34 @@ def missing_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> list[dict
                 {"code": code, "name": quota["QuotaName"], "region": region, "needed": vcpus, "have": quota["Value"]}
             )
     return found
+
+
+def within_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> tuple[tuple[Candidate, ...], list[str]]:
+    """Candidates whose quota holds one instance, and a line on every quota that is too small for another.
+
+    A quota that cannot be read (no permission, no answer) forbids nothing: EC2 itself has the last word.
+    """
+    have: dict[tuple[str, str], float] = {}
+    kept, short = [], {}
+    for item in wanted:
+        kind = TYPES[item.instance_type]
+        code = QUOTA_CODES[kind.family, "spot" if item.market == "spot" else "on-demand"]
+        if (code, item.region) not in have:
+            have[code, item.region] = _quota(clients, code, item.region)
+        if have[code, item.region] >= kind.vcpus:
+            kept.append(item)
+        else:
+            short[code, item.region, item.instance_type] = (
+                f"quota {code} in {item.region} is {have[code, item.region]:g} vCPUs, "
+                f"{item.instance_type} ({item.market}) needs {kind.vcpus}"
+            )
+    return tuple(kept), list(short.values())
+
+
+def _quota(clients: Clients, code: str, region: str) -> float:
+    """vCPUs; infinite if the service does not say."""
+    try:
+        answer = clients("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+        return math.inf
+    return float(answer["Quota"]["Value"])

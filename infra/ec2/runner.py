@@ -6,6 +6,7 @@ already, or its result; nothing is launched twice for the same inputs.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -18,14 +19,16 @@ from typing import Any
 from infra.ec2 import dvc
 from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
+from infra.ec2.catalog import TYPES
 from infra.ec2.controller import Controller, Follower
 from infra.ec2.reducer import State
-from infra.ec2.resources import Account, Request, candidates
+from infra.ec2.resources import Account, Request, candidates, within_quotas
 from infra.ec2.spec import Rhythm, RunSpec, Stopping
 from infra.ec2.store import LeaseLostError, RunStore
 from infra.ec2.wheelhouse import share_wheelhouse
 from infra.errors import InfraError, StageFailedError, StageStoppedError
 from infra.jobs import JobResult, JobSpec, JobState, Outcome
+from infra.provenance import source_state
 from infra.runner import OnLine
 
 logger = logging.getLogger(__name__)
@@ -124,6 +127,14 @@ class Ec2Runner:
 
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
+        possible, short = within_quotas(self._clients, candidates(request))
+        if not possible:
+            raise InfraError(
+                f"{spec.stage} was not started: {'; '.join(short)}. Ask for more (Service Quotas in the AWS console), or change "
+                "infra/resources.yaml."
+            )
+        for line in short:
+            logger.warning("%s: not tried: %s", spec.stage, line)
         dvc.push_inputs(spec.root, spec.environment, self._bucket, facts.upstream)
         work: dict[str, Any] = {
             **dvc.stage_work(spec.stage, self._bucket),
@@ -140,7 +151,7 @@ class Ec2Runner:
             fingerprint=facts.fingerprint,
             bucket=self._bucket,
             bucket_region=self._account.bucket_region,
-            candidates=candidates(request),
+            candidates=possible,
             nodes=request.nodes,
             budget_usd=request.budget_usd,
             image_parameter=self._account.image_parameter,
@@ -202,6 +213,34 @@ class Ec2Runner:
         root, stage = job.spec.root, job.spec.stage
         dvc.merge_lock(root, stage, result["files"]["dvc.lock"], job.facts.inputs, job.facts.command)
         dvc.pull_outputs(root, job.spec.environment, stage)
+        self._record(job)
+
+    def _record(self, job: Ec2Job) -> None:
+        """The stage's run.json, as a stage that runs here leaves it: where it ran, how long and for how much."""
+        assert job.final is not None
+        used = job.run.candidates[job.final.candidate]
+        kind = TYPES[used.instance_type]
+        source = source_state(job.spec.root)
+        record = {
+            "stage": job.spec.stage,
+            "fingerprint": job.facts.fingerprint,
+            "commit": source.commit,
+            "dirty": source.dirty,
+            "seconds": time.monotonic() - job.started,
+            "machine": {
+                "cpu": f"EC2 {used.instance_type} ({used.market}, {used.zone})",
+                "cpus": kind.vcpus,
+                "gpus": [kind.gpu] * kind.gpus if kind.gpu else [],
+            },
+            "cost_usd": round(job.final.spent_usd, 4),  # of all attempts, estimated
+            "ec2_run": job.run.run_id,
+            "attempts": list(job.final.history),
+        }
+        path = job.spec.root / job.facts.state_folder / "run.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(path)
 
     def cancel(self, job: Ec2Job) -> None:
         """See Runner.cancel: the run's instances are gone when it returns, or end by their own timers."""

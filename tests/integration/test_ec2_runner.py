@@ -11,6 +11,7 @@ import yaml
 
 from flows import jobs
 from flows.doctor_ec2 import examine_ec2, probe_bucket
+from flows.lineage import run_record
 from flows.on_ec2 import account_of, stage_facts
 from flows.yaml_io import read_yaml
 from infra.ec2.aws import Clients
@@ -77,6 +78,14 @@ def test_a_stage_on_ec2_takes_its_inputs_from_here_and_gives_its_outputs_back(de
     assert json.loads(status.stdout) == {}
     assert len(desk.instances()) == before + 1
     assert desk.alive() == []
+
+    made = run_record(
+        project.root, "b", stage_facts(project.root, read_yaml(project.root / "params.yaml"), "b").fingerprint
+    )
+    assert made["machine"]["cpu"].startswith("EC2 ")
+    assert 0 < made["cost_usd"] < 1
+    assert made["seconds"] > 1
+    assert [line.split()[-1] for line in made["attempts"]] == ["succeeded"]
 
     (project.root / "dvc.lock").unlink()  # the same work asked for again: its result is there, nothing is launched
     assert project.do("a") in (Outcome.RESTORED, Outcome.SKIPPED, Outcome.RAN)

@@ -16,10 +16,13 @@ from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import QUOTA_CODES, TYPES, types_for
 from infra.ec2.launch import build_request
 from infra.ec2.reaper import ReapError, reap
-from infra.ec2.resources import Request, candidates, load_resources, missing_quotas
+from infra.ec2.resources import Account, Request, candidates, load_resources, missing_quotas, within_quotas
+from infra.ec2.runner import Ec2Runner, StageFacts
 from infra.ec2.spec import digest
 from infra.ec2.store import LeaseLostError, RunStore
 from infra.errors import InfraError
+from infra.jobs import JobSpec
+from infra.sim.faults import Rule
 from tests.infra.ec2.policy import statements
 from tests.infra.ec2.test_reducer import run_spec
 
@@ -176,6 +179,42 @@ def test_a_quota_that_is_too_small_is_named(cloud):
     cloud.set_quota("L-417A185B", 0.0)
     assert [(item["code"], item["needed"]) for item in missing_quotas(Clients(), wanted)] == [("L-417A185B", 192)]
     cloud.set_quota("L-417A185B", 384.0)
+
+
+def test_candidates_whose_quota_is_too_small_are_not_tried_and_an_unknown_quota_forbids_nothing(cloud):
+    wanted = candidates(Request(accelerator="H100:8", markets=("spot", "on-demand"), zones=("a",), budget_usd=1))
+    assert within_quotas(Clients(), wanted) == (wanted, [])
+    cloud.set_quota("L-417A185B", 191.0)
+    kept, short = within_quotas(Clients(), wanted)
+    cloud.set_quota("L-417A185B", 384.0)
+    assert {item.market for item in kept} == {"spot"}
+    assert short[0] == "quota L-417A185B in us-east-1 is 191 vCPUs, p5.48xlarge (on-demand) needs 192"
+    number = cloud.fault(Rule(service="servicequotas", error="AccessDeniedException", status=400))
+    try:
+        assert within_quotas(Clients(), wanted) == (wanted, [])
+        assert cloud.hits(number) == 2
+    finally:
+        cloud.clear(number)
+
+
+def test_a_stage_that_no_quota_holds_is_refused_before_anything_is_sent(cloud, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr("infra.ec2.runner.dvc.push_inputs", lambda *given: sent.append(given))
+    runner = Ec2Runner(
+        Account(bucket=cloud.bucket, image_parameter="/image"),
+        lambda stage: Request(accelerator="H100:8", markets=("on-demand",), zones=("a",), budget_usd=1),
+        lambda stage: StageFacts(fingerprint="f" * 64, command="true", inputs={}, upstream=(), state_folder="state"),
+    )
+    cloud.set_quota("L-417A185B", 0.0)
+    before = len(cloud.calls("RunInstances"))
+    try:
+        with pytest.raises(
+            InfraError, match=r"rl@stage1 was not started: quota L-417A185B .* needs 192.*Service Quotas"
+        ):
+            runner.submit(JobSpec(stage="rl@stage1", root=tmp_path, environment={}))
+    finally:
+        cloud.set_quota("L-417A185B", 384.0)
+    assert (sent, len(cloud.calls("RunInstances"))) == ([], before)
 
 
 def test_a_node_may_do_nothing_to_instances_and_policies_name_their_bucket():
