@@ -19,7 +19,7 @@ class InstanceType:
     """One type. memory_gb: of the machine; gpu_memory_gb: of each GPU."""
 
     name: str
-    family: Literal["P", "G", "Standard"]
+    family: Literal["P5", "P4", "G", "Standard"]
     vcpus: int
     memory_gb: int
     gpu: str | None
@@ -30,11 +30,11 @@ class InstanceType:
 
 
 _TYPES = (
-    InstanceType("p5.48xlarge", "P", 192, 2048, "H100", 8, 80, 55.04, 33.02),
-    InstanceType("p5.4xlarge", "P", 16, 256, "H100", 1, 80, 6.88, 4.13),
-    InstanceType("p5e.48xlarge", "P", 192, 2048, "H200", 8, 141, 63.30, 37.98),
-    InstanceType("p4d.24xlarge", "P", 96, 1152, "A100", 8, 40, 21.96, 13.18),
-    InstanceType("p4de.24xlarge", "P", 96, 1152, "A100-80", 8, 80, 27.45, 16.47),
+    InstanceType("p5.48xlarge", "P5", 192, 2048, "H100", 8, 80, 55.04, 33.02),
+    InstanceType("p5.4xlarge", "P5", 16, 256, "H100", 1, 80, 6.88, 4.13),
+    InstanceType("p5e.48xlarge", "P5", 192, 2048, "H200", 8, 141, 63.30, 37.98),
+    InstanceType("p4d.24xlarge", "P4", 96, 1152, "A100", 8, 40, 21.96, 13.18),
+    InstanceType("p4de.24xlarge", "P4", 96, 1152, "A100-80", 8, 80, 27.45, 16.47),
     InstanceType("g6e.xlarge", "G", 4, 32, "L40S", 1, 48, 1.86, 1.12),
     InstanceType("g6e.12xlarge", "G", 48, 384, "L40S", 4, 48, 10.49, 6.30),
     InstanceType("g5.xlarge", "G", 4, 16, "A10G", 1, 24, 1.01, 0.60),
@@ -44,8 +44,10 @@ _TYPES = (
 )
 TYPES = {item.name: item for item in _TYPES}
 QUOTA_CODES = {
-    ("P", "on-demand"): "L-417A185B",
-    ("P", "spot"): "L-C4BD4855",
+    ("P5", "on-demand"): "L-417A185B",  # on demand all P types share one
+    ("P5", "spot"): "L-C4BD4855",
+    ("P4", "on-demand"): "L-417A185B",
+    ("P4", "spot"): "L-7212CCBC",
     ("G", "on-demand"): "L-DB2E81BA",
     ("G", "spot"): "L-3819A6DF",
     ("Standard", "on-demand"): "L-1216C47A",

@@ -218,6 +218,9 @@ class Ec2Runner:
     def _record(self, job: Ec2Job) -> None:
         """The stage's run.json, as a stage that runs here leaves it: where it ran, how long and for how much."""
         assert job.final is not None
+        path = job.spec.root / job.facts.state_folder / "run.json"
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("ec2_run") == job.run.run_id:
+            return  # its result was taken before: it cost nothing more
         used = job.run.candidates[job.final.candidate]
         kind = TYPES[used.instance_type]
         source = source_state(job.spec.root)
@@ -236,7 +239,6 @@ class Ec2Runner:
             "ec2_run": job.run.run_id,
             "attempts": list(job.final.history),
         }
-        path = job.spec.root / job.facts.state_folder / "run.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")

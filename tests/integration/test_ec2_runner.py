@@ -92,6 +92,7 @@ def test_a_stage_on_ec2_takes_its_inputs_from_here_and_gives_its_outputs_back(de
     assert project.do("b") is Outcome.RAN
     assert len(desk.instances()) == before + 1
     assert {"a", "b"} <= set(lock(project.root))
+    assert run_record(project.root, "b", made["fingerprint"]) == made  # nor charged again
 
 
 @pytest.mark.slow

@@ -197,6 +197,16 @@ def test_candidates_whose_quota_is_too_small_are_not_tried_and_an_unknown_quota_
         cloud.clear(number)
 
 
+def test_spot_quotas_of_p4_and_p5_are_two(cloud):
+    wanted = candidates(Request(accelerator="A100:8", markets=("spot",), zones=("a",), budget_usd=1))
+    cloud.set_quota("L-C4BD4855", 0.0)
+    assert within_quotas(Clients(), wanted) == (wanted, [])
+    cloud.set_quota("L-C4BD4855", 384.0)
+    cloud.set_quota("L-7212CCBC", 0.0)
+    assert within_quotas(Clients(), wanted)[0] == ()
+    cloud.set_quota("L-7212CCBC", 384.0)
+
+
 def test_a_stage_that_no_quota_holds_is_refused_before_anything_is_sent(cloud, tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr("infra.ec2.runner.dvc.push_inputs", lambda *given: sent.append(given))
