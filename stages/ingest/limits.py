@@ -21,7 +21,7 @@ from stages.ingest.reasons import DropReason, UnusableError
 
 MAX_WORKER_BYTES = 2 << 30
 _GRACE_SECONDS = 15.0
-_RING_AGAIN_SECONDS = 0.5
+_RING_AGAIN_SECONDS = 0.05  # shorter than a collection of a large heap, in whose callbacks a ring is lost
 
 
 class _TimeIsUp(BaseException):

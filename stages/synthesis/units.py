@@ -51,6 +51,7 @@ _SCALE = re.compile(
     r"|\b(thousand|million|billion)s of (?:u\.s\. |us )?(?:dollars|euros|pounds)\b",
     re.IGNORECASE,
 )
+_LONGEST_MONEY = sorted(MONEY, key=lambda name: (-len(name), name))  # "dollars" ends other currencies, too
 _BARE_SCALE = re.compile(r"(thousand|million|billion)s", re.IGNORECASE)
 
 
@@ -83,8 +84,8 @@ def base_unit(unit: str) -> tuple[Decimal, str]:
 
 def is_clear_unit(unit: str) -> bool:
     """False for a "unit" that holds a name: "million VIENNA (capital)" is a number with something else after it."""
-    for currency in MONEY:
-        unit = unit.removesuffix(currency)  # "million Australian dollars"
+    currency = next((name for name in _LONGEST_MONEY if unit.endswith(name)), "")  # "million Australian dollars"
+    unit = unit.removesuffix(currency)
     return not any(word[:1].isupper() and word not in _KNOWN_CAPITALS for word in unit.split())
 
 

@@ -106,7 +106,7 @@ def test_first_run_does_all_stages_and_records_them(tmp_path, prefect_api):
     started = time.monotonic()
     exit_code, out = run(root, None)  # without a server: it must not start one
     assert (exit_code, out.strip()) == (0, "Nothing to do: all 4 stages are up to date.")
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 30
     assert not (root / ".state" / "prefect").exists()
 
 

@@ -103,7 +103,7 @@ def test_stubborn_stage_is_killed_by_the_last_step_of_the_ladder(tmp_path):
         runner.wait(job, lambda _: None)
     canceller.join()
     assert gone(pid)
-    assert 0.5 < time.monotonic() - started < 5.0
+    assert 0.5 < time.monotonic() - started < 20
 
 
 def test_interrupt_is_enough_for_a_stage_that_heeds_it(tmp_path):
@@ -116,7 +116,7 @@ def test_interrupt_is_enough_for_a_stage_that_heeds_it(tmp_path):
     with pytest.raises(StageStoppedError):
         runner.wait(job, lambda _: None)
     assert gone(pid)
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < 18
     with pytest.raises(StageStoppedError):
         runner.submit(spec(root, "b"))
 

@@ -322,7 +322,7 @@ def test_a_hanging_engine_is_given_up_in_bounded_time(own_engine: VLLMEngine) ->
     started = time.monotonic()
     with pytest.raises(EnvironmentFailureError, match=r"not come back for 0\.5 s while generating"):
         asyncio.run(own_engine.generate(_greedy(PROMPTS[0])))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     released.set()
 
 

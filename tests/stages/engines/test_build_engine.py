@@ -215,7 +215,7 @@ def test_a_server_that_falls_silent_is_given_up_in_bounded_time(serve):
     started = time.monotonic()
     with pytest.raises(EnvironmentFailureError, match=r"has said nothing for 0\.4 s while generating"):
         engine.generate_all([REQUEST])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     released.set()
 
 

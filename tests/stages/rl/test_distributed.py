@@ -61,7 +61,7 @@ def talk(rank: int, *, folder: str) -> list[Any]:
         EnvironmentFailureError, match=r"process 0 of 2 .*did not all come: rollouts of step 7.*Ranks 1 failed"
     ):
         world.meet("rollouts of step 7", seconds=1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     return [encode_group(group) for group in groups + refilled]
 
 

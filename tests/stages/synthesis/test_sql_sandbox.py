@@ -119,7 +119,7 @@ def test_a_cross_join_without_end_is_stopped_in_time():
     start = time.monotonic()
     with pytest.raises(RefusedSqlError, match=r"stopped after 0\.4 s"):
         run("SELECT COUNT(*) FROM " + ", ".join(f"facts AS f{i}" for i in range(20)), SqlLimits(seconds=0.4))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_memory_is_bounded():
