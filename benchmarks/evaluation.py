@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> float:
             lengths=(GENERATED_TOKENS,),
             chunk_tokens=None,
             memory_tokens=None,
-            engine="transformers",
+            engine=arguments.engine,
             dtype="bfloat16",
             threads=arguments.threads,
             tokenizer=None,
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> float:
     return time.process_time() - started
 
 
-def page(out: Path, model: str, generated: int) -> str:
+def page(out: Path, model: str, generated: int, engine: str) -> str:
     """The Markdown page of what lies in `out`."""
     scores = [json.loads((out / part / "scores.json").read_text()) for part in PARTS]
     rows = [row for score in scores for row in score["scores"]]
@@ -88,7 +88,7 @@ def page(out: Path, model: str, generated: int) -> str:
         "",
         f"Made by `python -m benchmarks.evaluation` (every row of the files, {generated} questions of each generated set): {len(answers):,} answers,"
         f" {sum(answer['prompt_tokens'] for answer in answers):,} prompt tokens,"
-        f" {sum(answer['response_tokens'] for answer in answers):,} generated ones. bfloat16 on a CPU; prompts of at most"
+        f" {sum(answer['response_tokens'] for answer in answers):,} generated ones. bfloat16 on a CPU ({engine}); prompts of at most"
         f" {MAX_INPUT_TOKENS:,} tokens (longer contexts lose their middle), responses of at most {MAX_OUTPUT_TOKENS}; temperature"
         " 0.7, top-p 0.95, one answer per question, seed 17; generated sets with contexts of"
         f" {GENERATED_TOKENS:,} tokens; no judge, so free text is scored by rule alone.",
@@ -134,11 +134,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--generated", type=int, default=12, help="questions of each generated set")
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, default=Path("docs/results/base_model_scores.md"))
     arguments = parser.parse_args(words)
     seconds = run(arguments)
-    arguments.page.write_text(page(arguments.out, arguments.name, arguments.generated), encoding="utf-8")
+    arguments.page.write_text(
+        page(arguments.out, arguments.name, arguments.generated, arguments.engine), encoding="utf-8"
+    )
     sys.stdout.write(f"{arguments.page} written; {seconds:.0f} s of CPU time in this process\n")
 
 

@@ -238,6 +238,8 @@ def figures(outputs: Path) -> dict[str, Any]:
         "rederived": {task: _share(rederived[task], made[task]) for task in made},
         "spans_hold": _share(spans_hold, pieces),
         "multi_hop_questions": made["multi_hop"],
+        # documents per hop, questions with one document, and with a vague description, by its kind
+        "multi_hop_paths": read_json(outputs / "synthesize" / "multi_hop" / "data" / "paths.json"),
         "near_duplicates_before": _share(len(near_duplicates(asked)), len(asked)),
         "near_duplicates_left": _share(len(near_duplicates(kept)), len(kept)),
         "families": len({sample.generator for sample in kept}),
@@ -255,12 +257,14 @@ def unique_in_graph(outputs: Path, named_entities: bool) -> dict[str, Any]:
     """Multi-hop questions whose every step names one thing in a graph made anew from the documents.
 
     What describes ("the country whose capital is X") must have one head, what is looked up one tail, and a name in a list
-    ("USA") must name one entity, under whatever kind of alias. Items of lists are told apart inside their row, which
-    re-derivation checks.
+    ("USA") must name one entity, under whatever kind of alias. A vague description must hold for the values of one head alone, of
+    all values of the relation; a ranked group must be all that have the attribute. Items of lists are told apart inside their
+    row, which re-derivation checks.
     """
     from stages.common.shards import ProcessExecutor
     from stages.synthesis.extraction import extract
     from stages.synthesis.knowledge_graph import build_graph
+    from stages.synthesis.vague_values import holds as satisfies
 
     graph = build_graph(extract(outputs / "ingest" / "data" / "documents", ProcessExecutor(), named_entities))
     at: dict[tuple[str, int, int], list[tuple[int, int, int]]] = {}
@@ -271,13 +275,27 @@ def unique_in_graph(outputs: Path, named_entities: bool) -> dict[str, Any]:
     is_alias = pl.col("relation").str.starts_with("alias: ")
     for head, tail in graph.triples.filter(is_alias).select("head_id", "tail_id").iter_rows():
         named.setdefault(tail, set()).add(head)
+    said: dict[str, list[tuple[int, str, str]]] = {}  # relation -> head, value and unit of every triple
+    values_of = ("relation", "head_id", "tail_type", "tail_text", "number", "unit")
+    for relation, head, kind, text, number, unit in graph.triples.select(values_of).iter_rows():
+        said.setdefault(relation, []).append((head, number, unit) if kind == "number" else (head, text, ""))
     unique = steps = unknown = 0
     ambiguous: list[str] = []
     for question in iter_json_lines(outputs / "synthesize" / "multi_hop" / "data" / "qa.jsonl"):
         holds = True
         for hop in question["proof"]["hops"]:
             backward = hop["op"] in ("describe", "back")
-            if hop["op"] == "select" or "without" in hop:
+            if hop["op"] in ("select", "pick") or "without" in hop:
+                continue
+            if hop["op"] == "rank" or "vague" in hop:
+                described = hop["rows"] if hop["op"] == "rank" else [hop["row"]]
+                steps += len(described)
+                values = said.get(described[0]["attribute"], [])
+                unknown += not values
+                if hop["op"] == "rank":
+                    holds = holds and len({head for head, _, _ in values}) == len(values) == len(described)
+                else:
+                    holds = holds and len({head for head, *value in values if satisfies(hop["vague"], *value)}) == 1
                 continue
             for row in [hop["row"]] if "row" in hop else hop.get("rows", []):
                 steps += 1

@@ -25,7 +25,7 @@ def stated(bench: Workbench, hops: int, chance: Random) -> Iterator[Draft | None
     while found:
         cause = chance.choice(found)
         node = int(cause["head_id"])
-        path = bench.sampler.describe(node, hops - 1, chance)
+        path = bench.sampler.describe(node, hops - 1, chance, beside=[cause["row"]])
         if path is None or not bench.sampler.resolves(path) or len(bench.graph.tails(node, cause["relation_id"])) != 1:
             yield None
             continue
@@ -66,11 +66,15 @@ def _dependency(bench: Workbench, chain: list[Step], hops: int, chance: Random) 
     kind = bench.narrator.type(broken)
     ending = None
     if kind == "class" or chance.random() < 0.4:
-        ending = bench.pick_ending(broken, chance, without=["base class", "package", "imports"])
+        ending = bench.pick_ending(
+            broken, chance, without=["base class", "package", "imports"], beside=[step.row for step in chain]
+        )
         if ending is None or not bench.sampler.resolves([ending]):
             return None
     length = hops - len(chain) - (ending is not None)
-    path = bench.sampler.describe(source, length, chance, avoid=[step.target for step in chain]) if length > 0 else None
+    beside = [step.row for step in chain] + ([ending.row] if ending is not None else [])
+    avoid = [step.target for step in chain]
+    path = bench.sampler.describe(source, length, chance, avoid, beside) if length > 0 else None
     if path is None or not bench.sampler.resolves([*path, *chain]):
         return None
     letters = bench.letters()

@@ -9,9 +9,10 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from stages.synthesis.knowledge_graph import KnowledgeGraph
+from stages.synthesis.knowledge_graph import Ids, KnowledgeGraph
 from stages.synthesis.naming import is_name
 from stages.synthesis.narrative import LETTERS, Narrator, Told
 from stages.synthesis.paths import Sampler
@@ -22,6 +23,8 @@ MIN_ANSWER_LETTERS = 3
 _ENTITY_CODE = re.compile(r"&#?\w+;")  # what a careless conversion from HTML left
 MIN_GROUP = 4
 NAME_SHARE = 0.5
+
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 FORWARD, BACKWARD = WAYS.index("forward"), WAYS.index("backward")
 
@@ -63,40 +66,52 @@ class Workbench:
     @cached_property
     def entities(self) -> dict[str, list[int]]:
         """Entities that a last step leads on from, by domain."""
-        found: dict[str, set[int]] = {}
-        entity, domain = self.graph.nodes["entity"].to_list(), self.graph.nodes["domain"].to_list()
-        for node in sorted({int(source) for source in self.steps.source}):
-            if entity[node]:
-                found.setdefault(domain[node], set()).add(node)
-        return {name: sorted(nodes) for name, nodes in sorted(found.items())}
+        sources = (
+            self.graph.nodes[np.unique(self.steps.source)]
+            .filter("entity")
+            .select("domain", pl.col("id").cast(pl.Int64))
+        )
+        grouped = sources.sort("domain", "id").group_by("domain", maintain_order=True).agg("id")
+        return dict(grouped.iter_rows())
 
     @cached_property
-    def _endings(self) -> tuple[list[bool], list[bool]]:
+    def _endings(self) -> tuple[Flags, Flags]:
         """For every step: is its result fit to be an answer, is it a number."""
-        columns = ("tail_type", "relation", "tail_text", "rule")
-        rows = list(self.graph.triples.select(columns).iter_rows())
-        fit, number = [], []
-        for way, row in zip(self.steps.way.tolist(), self.steps.row.tolist(), strict=True):
-            fit.append(way != BACKWARD and _fit_answer(*rows[row], forward=way == FORWARD))
-            number.append(rows[row][0] == "number" and way == FORWARD)
-        return fit, number
+        forward = self.steps.way == FORWARD
+        columns = self.graph.triples.select("tail_type", "relation", "tail_text", "rule")[self.steps.row]
+        columns = columns.with_columns(forward=pl.Series(forward))
+        # Texts are judged once however many triples say them.
+        kinds = columns.unique(maintain_order=True)
+        judged = (
+            _fit_answer(kind, relation, text, rule, forward=way)
+            for kind, relation, text, rule, way in kinds.iter_rows()
+        )
+        kinds = kinds.with_columns(fit=pl.Series(judged, dtype=pl.Boolean))
+        fit = columns.join(kinds, on=columns.columns, how="left", maintain_order="left")["fit"].to_numpy()
+        number = (columns["tail_type"] == "number").to_numpy()
+        return fit & (self.steps.way != BACKWARD), number & forward
 
-    def pick_ending(self, entity: int, chance: Random, without: Sequence[str] = ()) -> Step | None:
-        """A last step: a name or a number, half of the time each; ways of asking first, then any of its steps."""
+    def pick_ending(
+        self, entity: int, chance: Random, without: Sequence[str] = (), beside: Sequence[int] = ()
+    ) -> Step | None:
+        """A last step: a name or a number, half of the time each; ways of asking first, then any of its steps.
+
+        beside: rows of the question's other facts. An ending that stands in a document with none of them is preferred.
+        """
         fit, is_number = self._endings
-        relations = self.graph.columns["relation_id"]
-        excluded = {self.relation_ids[relation] for relation in without if relation in self.relation_ids}
-        numbers: list[int] = []
-        others: dict[int, list[int]] = {}
-        for index in self.steps.out_of(entity).tolist():
-            if fit[index] and int(relations[self.steps.row[index]]) not in excluded:
-                if is_number[index]:
-                    numbers.append(index)
-                else:
-                    others.setdefault(int(self.steps.way[index]), []).append(index)
-        if others and (not numbers or chance.random() < NAME_SHARE):
-            return self.steps[chance.choice(others[chance.choice(sorted(others))])]
-        return self.steps[chance.choice(numbers)] if numbers else None
+        steps = self.steps.out_of(entity)
+        excluded = [self.relation_ids[relation] for relation in without if relation in self.relation_ids]
+        relations = self.graph.columns["relation_id"][self.steps.row[steps]]
+        steps = steps[fit[steps] & ~np.isin(relations, excluded)]
+        apart = self.sampler.elsewhere(self.steps.row[steps], beside)
+        if apart.any():
+            steps = steps[apart]
+        numbers, others = steps[is_number[steps]], steps[~is_number[steps]]
+        if len(others) and (not len(numbers) or chance.random() < NAME_SHARE):
+            ways = self.steps.way[others]
+            way = chance.choice(sorted(set(ways.tolist())))
+            return self.sampler.obfuscated(self.steps[chance.choice(others[ways == way].tolist())], chance)
+        return self.steps[chance.choice(numbers.tolist())] if len(numbers) else None
 
     @cached_property
     def relation_ids(self) -> dict[str, int]:
@@ -124,9 +139,9 @@ class Workbench:
         return found
 
     @cached_property
-    def largest_entries(self) -> list[Step]:
-        """Steps to the largest entry of a list."""
-        return [self.steps[index] for index in range(len(self.steps)) if WAYS[self.steps.way[index]] == "max"]
+    def largest_entries(self) -> Ids:
+        """Steps (their numbers) to the largest entry of a list."""
+        return np.flatnonzero(self.steps.way == WAYS.index("max")).astype(np.int64)
 
     def _named_steps(self, wanted: pl.Expr, way: int) -> list[dict[str, Any]]:
         index = pl.DataFrame({"row": self.steps.row, "way": self.steps.way}).with_row_index("step")
@@ -144,6 +159,7 @@ class Workbench:
             is_number = triple["tail_type"] == "number"
             return row["value"], is_number, unit_note(triple["tail_type"], triple["unit"], triple["scale"])
         told.hops.append(self.narrator.select(step, triple, told.name))
+        told.kinds.append(self.narrator.kind(step, triple, literal=False))
         return str(triple["tail_text"]), False, ""
 
     def noun(self, node: int) -> str:
@@ -151,24 +167,28 @@ class Workbench:
         return NOUNS.get(self.narrator.type(node), "one")
 
     @cached_property
-    def groups(self) -> list[tuple[str, pl.DataFrame]]:
-        """Triples that may be compared: one relation, unit and kind of date, one value per entity, four entities or more."""
-        forward = pl.DataFrame({"row": self.steps.row[self.steps.way == 0]})
+    def groups(self) -> dict[tuple[str, str], list[pl.DataFrame]]:
+        """By kind (number, date) and domain: triples that may be compared, one per entity, four entities or more.
+
+        Of a group they share relation, unit and, if dates, their form.
+        """
+        forward = pl.DataFrame({"row": self.steps.row[self.steps.way == FORWARD]})
         triples = self.graph.triples.with_columns(pl.col("row").cast(pl.Int64)).join(forward, on="row", how="semi")
         triples = triples.filter(
             pl.col("tail_type").is_in(["number", "date"])
             & (pl.col("number") != "")
             & ~pl.col("relation").str.contains("«")
+            & (pl.col("rule") != "code")
         )
-        triples = triples.filter(pl.col("rule") != "code")
         length = pl.when(pl.col("tail_type") == "date").then(pl.col("number").str.len_chars()).otherwise(0)
         key = ["relation", "unit", "scale", "head_type", "tail_type", "length"]
-        grouped = triples.with_columns(length=length).group_by(key, maintain_order=True)
-        found = []
-        for _, part in grouped:
+        triples = triples.with_columns(length=length).unique([*key, "head_id"], keep="first", maintain_order=True)
+        large = (pl.len().over(key) >= MIN_GROUP) & (pl.col("number").n_unique().over(key) >= MIN_GROUP - 1)
+        found: dict[tuple[str, str], list[pl.DataFrame]] = {}
+        for _, part in triples.filter(large).group_by(key, maintain_order=True):
             columns = part.select("row", "head_id", "number", "tail_type", "relation", "unit", "scale", "head_type")
-            if part.height >= MIN_GROUP and part["number"].n_unique() >= MIN_GROUP - 1:
-                found.append((str(part["tail_type"][0]), columns))
+            domain = self.narrator.domain(int(part["head_id"][0]))
+            found.setdefault((str(part["tail_type"][0]), domain), []).append(columns)
         return found
 
     def letters(self) -> list[str]:

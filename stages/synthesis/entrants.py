@@ -35,7 +35,7 @@ def described_group(
 
     last: hops that come after the comparison; descriptions get what is left of max_hops.
     """
-    groups = bench_groups(bench, domain, kind)
+    groups = bench.groups.get((kind, domain))
     if not groups:
         return None
     group = chance.choice(groups)
@@ -64,8 +64,9 @@ def entrants_of(bench: Workbench, picked: Sequence[dict[str, Any]], chance: Rand
         told = Told(words=bench.narrator.named(node), name=bench.narrator.name(node))
         if index in described:
             length = 1 + (spare > 0 and chance.random() < 0.5)
-            path = bench.sampler.describe(node, length, chance, avoid=heads) or bench.sampler.describe(
-                node, 1, chance, avoid=heads
+            own = [int(item["row"])]
+            path = bench.sampler.describe(node, length, chance, heads, own) or bench.sampler.describe(
+                node, 1, chance, heads, own
             )
             if path is None or not bench.sampler.resolves(path):
                 return None
@@ -76,15 +77,6 @@ def entrants_of(bench: Workbench, picked: Sequence[dict[str, Any]], chance: Rand
         entrants.append(Entrant(node, triple, bench.narrator.row(triple), told))
     rows = [row for entrant in entrants for row in (*entrant.told.rows, entrant.triple["row"])]
     return entrants if len(set(rows)) == len(rows) else None
-
-
-def bench_groups(bench: Workbench, domain: str, kind: str) -> list[Any]:
-    """The groups of a kind whose entities are of the domain."""
-    return [
-        group
-        for found, group in bench.groups
-        if found == kind and bench.narrator.domain(int(group["head_id"][0])) == domain
-    ]
 
 
 def winner_ending(bench: Workbench, winner: Entrant, entrants: Sequence[Entrant], chance: Random) -> Step | None:

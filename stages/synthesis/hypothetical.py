@@ -106,20 +106,29 @@ def _outcome(
     answer, is_number, unit = bench.finish(told, ending)
     question = " ".join([*before, supposed, f"What is {asked}{unit}?"])
     return Draft(
-        PARADIGM, family, domain, question, answer, is_number, [*hops, *told.hops], [*rows, *told.rows], links, kinds
+        PARADIGM,
+        family,
+        domain,
+        question,
+        answer,
+        is_number,
+        [*hops, *told.hops],
+        [*rows, *told.rows],
+        links,
+        [*kinds, *told.kinds],
     )
 
 
 def without(bench: Workbench, hops: Sequence[int], chance: Random) -> Iterator[Draft | None]:
     """The entry of a list that would come first if the first were not there, and from there on a fact of it."""
-    while bench.largest_entries:
-        step = chance.choice(bench.largest_entries)
+    while len(bench.largest_entries):
+        step = bench.steps[int(chance.choice(bench.largest_entries))]
         second = _second(bench, step)
         yield None if second is None else _without(bench, step, second, chance.choice(hops), chance)
 
 
 def _without(bench: Workbench, step: Step, second: int, hops: int, chance: Random) -> Draft | None:
-    path = bench.sampler.describe(step.source, hops - 1, chance) if hops > 1 else None
+    path = bench.sampler.describe(step.source, hops - 1, chance, beside=[step.row]) if hops > 1 else None
     if path is None or not bench.sampler.resolves(path) or not bench.sampler.apart([*(s.row for s in path), step.row]):
         return None
     letters = bench.letters()

@@ -23,7 +23,7 @@ def chains(bench: Workbench, domain: str, hops: int, chance: Random) -> Iterator
     while entities:
         entity = chance.choice(entities)
         ending = bench.pick_ending(entity, chance)
-        path = bench.sampler.describe(entity, hops - 1, chance) if ending is not None else None
+        path = bench.sampler.describe(entity, hops - 1, chance, beside=[ending.row]) if ending is not None else None
         if path is None or ending is None or not bench.sampler.resolves([*path, ending]):
             yield None
             continue
@@ -80,5 +80,14 @@ def _comparison(bench: Workbench, domain: str, entrants: list[Entrant], chance: 
     if rank == 2 or len(entrants) > 2:
         kinds.append("ordinal")
     return Draft(
-        PARADIGM, family, domain, question, answer, is_number, [*hops, *told.hops], [*rows, *told.rows], links, kinds
+        PARADIGM,
+        family,
+        domain,
+        question,
+        answer,
+        is_number,
+        [*hops, *told.hops],
+        [*rows, *told.rows],
+        links,
+        [*kinds, *told.kinds],
     )

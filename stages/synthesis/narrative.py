@@ -14,8 +14,9 @@ from typing import Any
 
 from stages.synthesis.knowledge_graph import KnowledgeGraph
 from stages.synthesis.phrasing import entity_phrase
-from stages.synthesis.relation_phrases import backward, forward, obfuscation, ranked
+from stages.synthesis.relation_phrases import backward, forward, obfuscation, placed, placed_word, ranked, vague_subject
 from stages.synthesis.steps import Step
+from stages.synthesis.vague_values import range_words, words_for
 
 LETTERS = "ABCDEFGHJKLM"
 MAX_NESTED_STEPS = 2
@@ -28,7 +29,7 @@ class Told:
     """A description of one entity: its words, the sentences that must come before them, the proof so far.
 
     rows:  triples that are read (a path's length in hops); links: triples that only prove which entity a name means
-    kinds: how each step describes (temporal, institutional, ordinal, attribute)
+    kinds: how each step describes (temporal, institutional, ordinal, attribute; verbatim where a value is copied)
     """
 
     words: str
@@ -106,12 +107,18 @@ class Narrator:
     def _step(self, told: Told, step: Step, *, first: bool) -> None:
         triple = self.triple(step.row)
         told.words = self._words(step, triple, told.words)
-        told.kinds.append(obfuscation(triple["relation"], triple["tail_type"], step.way))
+        literal = first and step.way == "backward" and triple["tail_type"] not in ("entity", "import")
+        told.kinds.append(self.kind(step, triple, literal=literal))
         told.rows.append(step.row)
         row = self.row(triple)
         target = self.name(step.target)
-        if step.way == "backward":
-            literal = first and triple["tail_type"] not in ("entity", "import")
+        if step.way == "vague":
+            told.hops.append(
+                {"op": "describe", "row": row, "vague": {**(step.vague or {}), "words": words_for(step.vague or {})}}
+            )
+        elif step.way == "rank":
+            told.hops.append(self._rank(step, told))
+        elif step.way == "backward":
             hop = {"op": "describe", "row": row} if literal else {"op": "back", "from": told.name, "row": row}
             told.hops.append(self._linked(hop, triple, told))
         elif step.way == "forward":
@@ -123,6 +130,19 @@ class Narrator:
             told.hops.append(self._linked(alias, triple, told, key="row"))
         told.name = target
 
+    def kind(self, step: Step, triple: dict[str, Any], *, literal: bool) -> str:
+        """How a step describes."""
+        if step.vague is not None:
+            return str(step.vague["kind"])
+        return obfuscation(triple["relation"], triple["tail_type"], step.way, literal=literal)
+
+    def _rank(self, step: Step, told: Told) -> dict[str, Any]:
+        """The hop that ranks a whole group; the other entities' values are evidence as well."""
+        assert step.vague is not None
+        told.links += [row for row in step.vague["rows"] if row != step.row]
+        rows = [self.row(self.triple(row)) for row in step.vague["rows"]]
+        return {"op": "rank", "rows": rows, **{name: step.vague[name] for name in ("by", "rank", "words", "kind")}}
+
     def _linked(self, hop: dict[str, Any], triple: dict[str, Any], told: Told, key: str = "link") -> dict[str, Any]:
         if triple["link_row"] >= 0:
             told.links.append(triple["link_row"])
@@ -130,27 +150,44 @@ class Narrator:
         return hop
 
     def select(self, step: Step, triple: dict[str, Any], source: str) -> dict[str, Any]:
-        """The hop that takes an entry out of a list value."""
-        return {
-            "op": "select",
+        """The hop that takes an entry out of a list value: "select" says how, "pick" needs the whole list to be gone through."""
+        hop = {
+            "op": "pick" if step.vague else "select",
             "from": source,
             "row": self.list_row(triple),
             "by": _BY[step.way],
-            "value": triple["number"],
         }
+        if step.vague is None:
+            return {**hop, "value": triple["number"]}
+        if step.vague["test"] == "place":
+            rank = step.vague["rank"]
+            return {
+                **hop,
+                **{name: step.vague[name] for name in ("by", "rank", "kind")},
+                "words": placed_word(triple["relation"], step.vague["by"], rank),
+            }
+        return {**hop, "by": "range", "vague": {**step.vague, "words": range_words(step.vague)}}
 
     def _words(self, step: Step, triple: dict[str, Any], x: str) -> str:
         relation, head, tail = triple["relation"], triple["head_type"], triple["tail_type"]
+        if step.way == "vague":
+            return f"{vague_subject(relation, head, tail)} {words_for(step.vague or {})}"
+        if step.way == "rank":
+            return str((step.vague or {})["words"])
         if step.way == "forward":
             words = forward(relation, head, tail)
         elif step.way == "backward":
             words = backward(relation, head)
         else:
             words = ranked(relation)[("max", "min", "nth").index(step.way)]
-        assert words is not None
         value = triple["tail_text"] if triple["tail_type"] not in ("entity", "import") else x
         if step.way == "nth":
-            value = f"{triple['number']} {triple['unit']}".strip()
+            value = f"{triple['number']} {triple['unit'].replace('%', 'percent')}".strip()
+            if step.vague is not None and step.vague["test"] == "place":
+                words = placed(relation, step.vague["by"], step.vague["rank"])
+            elif step.vague is not None:
+                value = range_words(step.vague)
+        assert words is not None
         return (
             words.replace("{{", "\x00")
             .replace("}}", "\x01")

@@ -2,10 +2,11 @@
 
 Every hop gives a text. `from` must be what an earlier hop gave or, where nothing was found yet, what the question names.
 
-- describe  a value in the question -> the entity that has it
+- describe  a value in the question, or one that satisfies the question's vague words for it -> the entity that has it
+- rank      a place in a group, all of whose numbers or dates are evidence -> the entity that takes it
 - back      an entity -> the one whose value means it ("directly extends ...")
 - go        an entity -> the entity that its value means
-- select    an entity -> an entry of its list value; alias: the entry's name -> the entity
+- select    an entity -> an entry of its list value, the largest, the smallest or by its number; pick: by its place or a range; alias: the entry's name -> the entity
 - value     an entity -> its value
 - compare   entities -> the one with the k-th largest (or smallest) number or date
 - gap       two entities -> the years between their dates, or the difference of their numbers
@@ -28,6 +29,8 @@ from stages.synthesis.entities import normalise_name
 from stages.synthesis.lists import Item, choose, parse_list
 from stages.synthesis.proofs import MAX_ROWS, Row, TextOf, row_holds, row_text
 from stages.synthesis.quantities import plain
+from stages.synthesis.relation_phrases import count_word, ordinal_word, placed_word
+from stages.synthesis.vague_values import holds, range_words, words_for
 
 Results = list[str]
 
@@ -65,7 +68,35 @@ def _known(name: str, results: Results, qa: QAPair) -> bool:
 def _describe(hop: Row, qa: QAPair, text_of: TextOf, results: Results) -> str | None:
     del results
     row = hop["row"]
-    return str(row["entity"]) if row_holds(row, qa, text_of) and _shown(row, qa) else None
+    if not row_holds(row, qa, text_of):
+        return None
+    if "vague" in hop:
+        fits = holds(hop["vague"], str(row["value"]), str(row["unit"]))
+        told = hop["vague"]["words"] == words_for(hop["vague"]) and _says(qa, hop["vague"]["words"])
+        return str(row["entity"]) if fits and told else None
+    return str(row["entity"]) if _shown(row, qa) else None
+
+
+def _says(qa: QAPair, words: str) -> bool:
+    return " ".join(words.split()) in " ".join(qa.question.split())
+
+
+def _rank(hop: Row, qa: QAPair, text_of: TextOf, results: Results) -> str | None:
+    """The entity at a place of a group; every number is read again, the question says the place and the group's size."""
+    del results
+    rows = hop["rows"]
+    if len({row["entity"] for row in rows}) != len(rows) or len({(row["unit"], row["attribute"]) for row in rows}) != 1:
+        return None
+    if not all(row_holds(row, qa, text_of) for row in rows) or not _says(qa, hop["words"]):
+        return None
+    places = [ordinal_word(hop["by"], int(hop["rank"]), kind) for kind in ("number", "date")]
+    if (
+        not any(f" the {place} " in f" {hop['words']} " for place in places)
+        or f"among the {count_word(len(rows))} " not in hop["words"]
+    ):
+        return None
+    values = [(str(row["entity"]), _comparable(row)) for row in rows]
+    return _kth(values, hop["by"], int(hop["rank"])) if None not in [value for _, value in values] else None
 
 
 def _shown(row: Row, qa: QAPair) -> bool:
@@ -123,8 +154,24 @@ def _select(hop: Row, qa: QAPair, text_of: TextOf, results: Results) -> str | No
     """An entry of a list: "Libya 989 km; Mali 1,359 km" by its number, the largest or the smallest."""
     del results
     items = _items(hop["row"], qa, text_of)
-    item = choose(items, hop["by"], hop.get("value")) if items else None
+    item = _entry(hop, items, qa) if items else None
     return item.name if item is not None and hop["row"]["entity"] == hop["from"] else None
+
+
+def _entry(hop: Row, items: Sequence[Item], qa: QAPair) -> Item | None:
+    """The one entry by its number, as the largest or smallest, at a place ("rank"), or in a range ("vague")."""
+    if "vague" in hop:
+        vague = hop["vague"]
+        fits = [item for item in items if holds(vague, plain(item.quantity.value), item.quantity.unit)]
+        told = vague["words"] == range_words(vague) and _says(qa, vague["words"])
+        return fits[0] if len(fits) == 1 and told else None
+    if "rank" in hop:
+        order = sorted(items, key=lambda item: item.quantity.value, reverse=hop["by"] == "max")
+        rank = int(hop["rank"])
+        near = [item.quantity.value for item in order[: rank + 1]]
+        told = hop["words"] == placed_word(str(hop["row"]["attribute"]), hop["by"], rank) and _says(qa, hop["words"])
+        return order[rank - 1] if rank <= len(order) and len(set(near)) == len(near) and told else None
+    return choose(items, hop["by"], hop.get("value"))
 
 
 def _items(row: Row, qa: QAPair, text_of: TextOf) -> list[Item] | None:
@@ -217,9 +264,11 @@ def _later(date: Any, years: int) -> str:
 
 _HOPS: Mapping[str, Callable[[Row, QAPair, TextOf, Results], str | None]] = {
     "describe": _describe,
+    "rank": _rank,
     "back": _back,
     "go": _go,
     "select": _select,
+    "pick": _select,
     "alias": _alias,
     "value": _value,
     "compare": _compare,

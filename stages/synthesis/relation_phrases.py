@@ -84,18 +84,48 @@ _PLAIN_BACKWARD = {
 }
 # Relations by which an entity is told through an office, an institution or an organisation.
 _INSTITUTIONAL = re.compile(
-    r"chief of|head of|legislat|chamber|court|journal|exchange|jurisdiction|speaker|symbol|party|parties|embass|anthem|organi|registrant|number"
+    r"chief of|head of|legislat|chamber|\bcourt|journal|exchange on|^exchange$|jurisdiction|speaker|party|parties|embass|chancery|mission|"
+    r"organi[sz]ation|registrant|employer"
 )
+# Of a list value: the entry with the largest figure, the smallest, one that is given or lies in a range ({v}), one at a rank ({k}).
 _LISTS = {
     "land boundaries (border countries)": (
         "the country across the longest land border of {x}",
         "the country across the shortest land border of {x}",
         "the country across the land border of {v} of {x}",
+        "the country across the {k} land border of {x}",
     ),
-    "exports - partners": ("the largest export partner of {x}", None, None),
-    "imports - partners": ("the largest import partner of {x}", None, None),
+    "exports - partners": (
+        "the largest export partner of {x}",
+        None,
+        "the partner that takes {v} of the exports of {x}",
+        "the {k} export partner of {x}",
+    ),
+    "imports - partners": (
+        "the largest import partner of {x}",
+        None,
+        "the partner that supplies {v} of the imports of {x}",
+        "the {k} import partner of {x}",
+    ),
 }
-_ANY_LIST = ('the entry with the largest figure under "{r}" of {x}', None, 'the entry with {v} under "{r}" of {x}')
+_ANY_LIST = (
+    'the entry with the largest figure under "{r}" of {x}',
+    None,
+    'the entry with {v} under "{r}" of {x}',
+    'the entry with the {k} figure under "{r}" of {x}',
+)
+_ORDINALS = ("", "", "second-", "third-", "fourth-", "fifth-", "sixth-")
+_VAGUE_SUBJECTS = {
+    ("paper", "DOI"): "the paper whose DOI",
+    ("paper", "year of publication"): "the paper whose year of publication",
+    ("company", "jurisdiction"): "the company whose state of incorporation",
+    ("company", "exchange"): "the company whose stock exchange",
+    ("document", "date"): "the document whose date",
+    ("document", "speaker"): "the document whose speaker's name",
+    ("class", "method"): "the class that has a method whose name",
+}
+_IS_QUOTED, _IS = ' is "{v}"', " is {v}"
+_WHAT = {"number": "figure", "date": "date"}
 
 
 def forward(relation: str, head_type: str, tail_type: str) -> str | None:
@@ -165,11 +195,70 @@ def backward(relation: str, head_type: str) -> str | None:
 
 def ranked(relation: str) -> tuple[str | None, str | None, str | None]:
     """Of a list value: the entry with the largest, the smallest, and a given number."""
+    largest, smallest, given, *_ = _list_words(relation)
+    return largest, smallest, given
+
+
+def _list_words(relation: str) -> tuple[str | None, ...]:
     known = _LISTS.get(relation)
     if known is not None:
         return known
-    largest, smallest, given = _ANY_LIST
-    return largest.replace("{r}", _braced(relation)), smallest, given.replace("{r}", _braced(relation))
+    return tuple(words and words.replace("{r}", _braced(relation)) for words in _ANY_LIST)
+
+
+def placed(relation: str, by: str, rank: int) -> str:
+    """Of a list value: the entry with the second-largest ("max") or third-smallest ("min") figure."""
+    return str(_list_words(relation)[3]).replace("{k}", placed_word(relation, by, rank))
+
+
+def placed_word(relation: str, by: str, rank: int) -> str:
+    """Such as "second-largest"; borders are long or short."""
+    word = ordinal_word(by, rank)
+    if relation.startswith("land boundaries"):
+        word = word.replace("largest", "longest").replace("smallest", "shortest")
+    return word
+
+
+def ordinal_word(by: str, rank: int, tail_type: str = "number") -> str:
+    """Such as "second-largest", "earliest"."""
+    word = {"max": "latest", "min": "earliest"} if tail_type == "date" else {"max": "largest", "min": "smallest"}
+    return f"{_ORDINALS[rank]}{word[by]}"
+
+
+def vague_subject(relation: str, head_type: str, tail_type: str) -> str | None:
+    """Who has a value that is only described, up to the predicate: "the country whose independence" (falls in July)."""
+    known = _VAGUE_SUBJECTS.get((head_type, relation))
+    if known is not None:
+        return known
+    if (head_type, relation) in _CODE_BACKWARD or relation == "mentions" or relation.startswith("names the "):
+        return None
+    words = backward(relation, head_type)
+    if words is None or not words.endswith((_IS, _IS_QUOTED)) or _REFERENCE.fullmatch(relation):
+        return None
+    words = words.removesuffix(_IS_QUOTED).removesuffix(_IS).replace("{{", "{").replace("}}", "}")
+    return words.replace("whose entry for ", f"whose {_WHAT.get(tail_type, 'entry')} for ")
+
+
+def among(relation: str, head_type: str, tail_type: str, by: str, rank: int, count: int) -> str | None:
+    """An entity by its place among all that have a figure: "... with the second-largest coastline among the five countries ..."."""
+    words = forward(relation, head_type, tail_type)
+    noun = NOUNS.get(head_type)
+    if words is None or noun is None or not words.endswith(" of {x}"):
+        return None
+    what = words.removesuffix(" of {x}").removeprefix("the ").replace("{{", "{").replace("}}", "}")
+    place = ordinal_word(by, rank, tail_type)
+    return f"the {noun} with the {place} {what} among the {count_word(count)} {_plural(noun)} for which the documents state one"
+
+
+def count_word(count: int) -> str:
+    """The size of a small group in words."""
+    return ("", "one", "two", "three", "four", "five", "six")[count]
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def unit_note(tail_type: str, unit: str, scale: str) -> str:
@@ -181,13 +270,20 @@ def unit_note(tail_type: str, unit: str, scale: str) -> str:
     return f", {scale}" if scale else in_unit(unit)
 
 
-def obfuscation(relation: str, tail_type: str, way: str) -> str:
-    """Which kind of description a step is: temporal, institutional, ordinal or attribute."""
-    if way in ("max", "min", "nth"):
+def obfuscation(relation: str, tail_type: str, way: str, *, literal: bool) -> str:
+    """Which kind of description a step is: verbatim where a value is copied; temporal, institutional, ordinal or attribute."""
+    if literal or way == "nth":
+        return "verbatim"
+    if way in ("max", "min"):
         return "ordinal"
+    return value_kind(relation, tail_type)
+
+
+def value_kind(relation: str, tail_type: str) -> str:
+    """Temporal, institutional (an office, an institution, an organisation) or attribute."""
     if tail_type == "date":
         return "temporal"
-    return "institutional" if _INSTITUTIONAL.search(relation.casefold()) else "attribute"
+    return "institutional" if tail_type != "number" and _INSTITUTIONAL.search(relation.casefold()) else "attribute"
 
 
 def statement_of(relation: str) -> str | None:

@@ -3,6 +3,7 @@
     forward   (head, relation) has one tail:     "the capital of {x}"
     backward  (relation, tail) has one head:     "the country whose capital is Algiers"
     max, min, nth  one entry of a list value has the largest, the smallest, this number
+    vague, rank    a value that is only described, or a place among all (obfuscate.py makes these when a path asks for them)
 
 Each is checked against every triple of the graph. A description by a text counts as unique only if no other entity's text of
 that relation holds it as a part, whichever case it is written in. A chain of such steps names one thing, since every link does.
@@ -11,7 +12,8 @@ that relation holds it as a part, whichever case it is written in. A chain of su
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,12 +33,16 @@ MIN_IDENTIFIER_LETTERS = 4
 
 @dataclass(frozen=True)
 class Step:
-    """One step: from `source` to `target` (nodes) by triple `row`."""
+    """One step: from `source` to `target` (nodes) by triple `row`.
+
+    vague: how obfuscate.py tells the value or the entry (ways vague, rank and nth); None: verbatim.
+    """
 
     way: str
     source: int
     target: int
     row: int
+    vague: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ def _forward(graph: KnowledgeGraph, usable: pl.DataFrame) -> pl.DataFrame:
         graph.triples.group_by("head_id", "relation_id").agg(n=pl.col("tail_id").n_unique()).filter(pl.col("n") == 1)
     )
     found = usable.join(single, on=["head_id", "relation_id"], how="semi")
-    found = _shortest(found, ["head_id", "relation_id"])
-    words = _has_words(found, lambda relation, head, tail: forward(relation, head, tail) is not None)
+    found = _shortest(found, ["head_id", "relation_id", "document_id"])
+    words = has_words(found, lambda relation, head, tail: forward(relation, head, tail) is not None)
     return _table(found.filter(words), "forward", "head_id", "tail_id")
 
 
@@ -117,8 +123,8 @@ def _backward(graph: KnowledgeGraph, usable: pl.DataFrame) -> pl.DataFrame:
     found = found.filter(
         (pl.col("list_end") == 0) & (pl.col("tail_type") != "number") & (pl.col("tail_type") != "cause")
     )
-    found = _shortest(found, ["relation_id", "tail_id"])
-    words = _has_words(found, lambda relation, head, _: backward(relation, head) is not None)
+    found = _shortest(found, ["relation_id", "tail_id", "document_id"])
+    words = has_words(found, lambda relation, head, _: backward(relation, head) is not None)
     found = found.filter(words)
     columns = found.select("tail_text", "tail_type", "head_name", "head_type").iter_rows()
     good = [_describes(text, kind) and not _names_head(text, name, head) for text, kind, name, head in columns]
@@ -201,11 +207,12 @@ def _ranked(graph: KnowledgeGraph, usable: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def _shortest(found: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """Of several triples that say the same, the one with the shortest evidence."""
+    """Of several triples of a document that say the same, the one with the shortest evidence."""
     return found.sort("evidence_characters", "row").unique(key, keep="first", maintain_order=True)
 
 
-def _has_words(found: pl.DataFrame, check: Any) -> pl.Series:
+def has_words(found: pl.DataFrame, check: Callable[[str, str, str], bool]) -> pl.Series:
+    """For each triple: does `check` hold of its relation, head type and tail type."""
     columns = ("relation", "head_type", "tail_type")
     kinds = found.select(columns).unique(maintain_order=True)
     known = {tuple(row): bool(check(*row)) for row in kinds.iter_rows()}

@@ -56,7 +56,7 @@ def _order(bench: Workbench, domain: str, entrants: list[Entrant], chance: Rando
         [*hops, *told.hops],
         [*rows, *told.rows],
         links,
-        [*kinds, "temporal"],
+        [*kinds, *told.kinds, "temporal"],
     )
 
 
