@@ -83,7 +83,12 @@ def _load(target: str) -> Any:
 
 def _synthesize(task: str, documents: str) -> StageSpec:
     module = {"dialogue_memory": "dialogue"}.get(task, task)
-    configs = {"reading_comprehension": "ReadingStage", "numerical": "NumericalStage", "multi_hop": "MultiHopStage"}
+    configs = {
+        "reading_comprehension": "ReadingStage",
+        "numerical": "NumericalStage",
+        "multi_hop": "MultiHopStage",
+        "dialogue_memory": "DialogueStage",
+    }
     return StageSpec(
         name=f"synthesize@{task}",
         config=f"stages.synthesis.config:{configs.get(task, 'SynthesizeStage')}",

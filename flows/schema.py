@@ -24,6 +24,7 @@ from stages.rl.config import MemoryRLConfig, RLSharedConfig, RLStageParams
 from stages.sft.config import SftConfig
 from stages.synthesis.config import (
     AssembleConfig,
+    DialogueConfig,
     GeneratorConfig,
     MultiHopConfig,
     NumericalConfig,
@@ -39,7 +40,7 @@ class SynthesizeParams(Section):
     multi_hop: MultiHopConfig
     numerical: NumericalConfig
     reading_comprehension: ReadingConfig
-    dialogue_memory: GeneratorConfig
+    dialogue_memory: DialogueConfig
     multiple_choice: GeneratorConfig
 
 

@@ -88,6 +88,23 @@ class ReadingStage(SynthesizeStage):
     generator: ReadingConfig
 
 
+class DialogueConfig(GeneratorConfig):
+    """Dialogue questions: how much of a conversation one of them may be about."""
+
+    max_window_characters: int = Field(
+        ge=1_500,
+        description="Longest part of a conversation that one question is about, in characters (about four per token). For windows of "
+        "millions of tokens raise it together with `assemble.max_span_tokens` and `assemble.max_context_tokens`; the longest windows "
+        "grow with the text that there is for each question.",
+    )
+
+
+class DialogueStage(SynthesizeStage):
+    """Everything that synthesize@dialogue_memory depends on."""
+
+    generator: DialogueConfig
+
+
 class NumericalConfig(GeneratorConfig):
     """Numerical questions: which families, and how many entities one question compares."""
 

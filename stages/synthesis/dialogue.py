@@ -24,22 +24,23 @@ from stages.synthesis import (
     abstention,
     knowledge_update,
     multi_session,
+    recall,
     single_session,
     temporal_memory,
     turn_questions,
 )
 from stages.synthesis.checks import gives_answer_away
-from stages.synthesis.config import SynthesizeStage
+from stages.synthesis.config import DialogueConfig, DialogueStage
 from stages.synthesis.memory_asking import Ask, Family
 from stages.synthesis.near_duplicates import near_duplicates
 from stages.synthesis.pairs import write_pairs
 from stages.synthesis.rederive import rederive
-from stages.synthesis.windows import Window, cut_windows
+from stages.synthesis.windows import USUAL_LONGEST, Window, cut_windows
 
 _MAX_ROUNDS, _SHARED_ROUNDS, _OPEN_FROM_ROUND = 8, 2, 4
 # Kind -> its share of the questions, and its families (by the last part of their generator's name).
 KINDS: dict[str, tuple[int, dict[str, Family]]] = {
-    "mrcr": (7, {"speaker": turn_questions.by_speaker, "opening": turn_questions.by_opening}),
+    "mrcr": (7, {"speaker": recall.by_speaker, "opening": recall.by_opening, "word": recall.by_word}),
     "who_said": (1, {"": turn_questions.who_said}),
     "reply": (1, {"": turn_questions.reply}),
     "single_session": (1, {"gap": single_session.said, "record": single_session.shown}),
@@ -81,24 +82,28 @@ _TWINS, _MOST_PER_TWIN = ("single_session", "knowledge_update"), 0.6
 
 
 def run(
-    config: SynthesizeStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit
+    config: DialogueStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: Path, emit: Emit
 ) -> dict[str, int]:
     """Make dialogue questions. NotEnoughDataError if the conversations yield too few."""
     del state_dir, emit
     documents = list(iter_records(inputs["documents"] / "dialogues.jsonl", Document))
-    pairs = make_questions(documents, config.generator.questions, config.seed)
+    pairs = make_questions(documents, config.generator, config.seed)
     return write_pairs(out_dir, TaskType.DIALOGUE_MEMORY, pairs, [], config.generator)
 
 
-def make_questions(documents: list[Document], questions: int, seed: int) -> list[QAPair]:
-    """Up to `questions` pairs; each round asks another question of every window until there are enough.
+def make_questions(documents: list[Document], config: DialogueConfig, seed: int) -> list[QAPair]:
+    """Up to `config.questions` pairs; each round asks another question of every window until there are enough.
 
     In the first rounds no family goes beyond its share, so that those which few windows suit find theirs; for some rounds more no
     kind does; then what is left over goes to any but abstention.
     Questions that ask nearly the same as an earlier one are taken out after each round, as verify would.
     """
-    windows = cut_windows(documents, questions, seed)
+    questions = config.questions
+    windows = cut_windows(documents, questions, seed, config.max_window_characters)
     rng(seed, "dialogue", "order").shuffle(windows)
+    windows.sort(
+        key=lambda window: window.end - window.start <= USUAL_LONGEST
+    )  # what a raised limit is for comes first
     of_folder: defaultdict[str, list[Window]] = defaultdict(list)
     for window in windows:
         of_folder[_folder(window)].append(window)

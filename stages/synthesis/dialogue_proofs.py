@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from stages.common.records import QAPair, Span
 from stages.common.turns import Turn, opening, parse_turns
+from stages.synthesis.mentions import says
 
 TextOf = Callable[[Span], str]
 
@@ -16,15 +17,24 @@ def _turns(qa: QAPair, text_of: TextOf) -> list[Turn]:
 
 
 def rederive_mrcr(qa: QAPair, text_of: TextOf) -> str | None:
-    """The random string and the N-th turn of the speaker, or that begins with the given words."""
-    speaker, begin = qa.proof["speaker"], qa.proof["opening"]
-    same = [
-        turn for turn in _turns(qa, text_of) if (turn.speaker == speaker if speaker else opening(turn.text, 2) == begin)
-    ]
-    number = qa.proof["ordinal"]
-    if not 1 <= number <= len(same) or qa.proof["prefix"] not in qa.question:
+    """The random string and the N-th of the turns that fit the request, if as many fit as the proof says."""
+    proof = qa.proof
+    fitting = [turn for turn in _turns(qa, text_of) if _fits(turn, proof["speaker"], proof["opening"], proof["word"])]
+    number = proof["ordinal"]
+    if len(fitting) != proof["needles"] or not 1 <= number <= len(fitting) or proof["prefix"] not in qa.question:
         return None
-    return str(qa.proof["prefix"]) + same[number - 1].text
+    return str(proof["prefix"]) + fitting[number - 1].text
+
+
+def _fits(turn: Turn, speaker: str, begin: str, word: str) -> bool:
+    """What is empty is not asked for; a request without anything fits nothing."""
+    if not (speaker or begin or word):
+        return False
+    return (
+        (not speaker or turn.speaker == speaker)
+        and (not begin or opening(turn.text, 2) == begin)
+        and (not word or says(turn.text, word))
+    )
 
 
 def rederive_speaker(qa: QAPair, text_of: TextOf) -> str | None:

@@ -18,12 +18,13 @@ from stages.common.turns import Turn
 from stages.synthesis.mentions import is_machine
 from stages.synthesis.sessions import Session, sessions_of
 
-# Window lengths in characters: (share of the windows, shortest, longest). The last class grows with the corpus.
-_SHORT, _MEDIUM, _LONG = (0.6, 120, 320), (0.9, 320, 750), (1.0, 750, 60_000)
+# Window lengths in characters: (share of the windows, shortest, longest). The last class grows with the corpus, up to a limit.
+_SHORT, _MEDIUM, _LONG = (0.6, 120, 320), (0.9, 320, 750), (1.0, 750)
 # A window of whole sessions: how many. Small numbers often (one is a window as well), for short contexts; large ones, for counting.
 _SESSIONS = (1, 1, 1, 2, 3, 3, 3, 4, 5, 7, 12)
 _MOST_WITH_RECORD = 3_000
-_MOST_TOGETHER = 40_000  # characters: records take more tokens than words
+_TOGETHER_SHARE = 2 / 3  # of the longest window: records take more tokens than words
+USUAL_LONGEST = 60_000  # characters; beyond it, windows of very many sessions are wanted, too
 _LONG_SESSION = 1_500  # characters; such a session is cut into windows itself, or a window alone, some of the time
 _PARTS_SHARE, _WHOLE_SESSION_SHARE = 0.5, 0.2
 MIN_TURNS, MIN_WORDS, MAX_WORDS = 3, 3, 25
@@ -91,17 +92,20 @@ class Window:
         ]
 
 
-def cut_windows(documents: Sequence[Document], questions: int, seed: int) -> list[Window]:
-    """Cut every conversation into windows that do not overlap."""
+def cut_windows(documents: Sequence[Document], questions: int, seed: int, max_characters: int) -> list[Window]:
+    """Cut every conversation into windows that do not overlap, of at most `max_characters`.
+
+    The more text there is for each question, the longer the longest are.
+    """
     total_characters = sum(len(document.text) for document in documents)
-    longest = min(_LONG[2], max(2 * _LONG[1], 8 * total_characters // max(1, questions)))
+    longest = min(max_characters, max(2 * _LONG[1], 8 * total_characters // max(1, questions)))
     windows = []
     for document in documents:
-        windows += list(_windows_of(document, longest, rng(seed, "windows", document.id)))
+        windows += list(_windows_of(document, longest, max_characters, rng(seed, "windows", document.id)))
     return windows
 
 
-def _windows_of(document: Document, longest: int, chance: random.Random) -> Iterator[Window]:
+def _windows_of(document: Document, longest: int, max_characters: int, chance: random.Random) -> Iterator[Window]:
     sessions = sessions_of(document.text)
     times = Counter(turn.text for session in sessions for turn in session.turns)
     repeated = frozenset(text for text, count in times.items() if count > 1)
@@ -114,10 +118,10 @@ def _windows_of(document: Document, longest: int, chance: random.Random) -> Iter
             yield from _parts(document, sessions[first].turns, repeated, longest, chance)
         else:
             if share >= _PARTS_SHARE + _WHOLE_SESSION_SHARE:
-                wanted = chance.choice(_SESSIONS)
+                wanted = _sessions_wanted(longest, chance)
                 if wanted == 1 and len(sessions[first].turns) < MIN_TURNS:
                     wanted = 2  # rather than none
-                taken = _together(sessions[first : first + wanted])
+                taken = _together(sessions[first : first + wanted], int(_TOGETHER_SHARE * max_characters))
             group = tuple(sessions[first : first + taken])
             while group and not _can_begin(group[0].turns[0]):
                 group = group[1:]
@@ -127,9 +131,15 @@ def _windows_of(document: Document, longest: int, chance: random.Random) -> Iter
         first += taken
 
 
-def _together(sessions: list[Session]) -> int:
+def _sessions_wanted(longest: int, chance: random.Random) -> int:
+    """How many sessions a window shall hold; where very long windows are asked for, up to as many times more, log-uniform."""
+    wanted = chance.choice(_SESSIONS)
+    return wanted if longest <= USUAL_LONGEST else int(wanted * (longest / USUAL_LONGEST) ** chance.random())
+
+
+def _together(sessions: list[Session], most_characters: int) -> int:
     """How many of the sessions fit into one window; one at least."""
-    fitting = [n for n, session in enumerate(sessions, start=1) if session.end - sessions[0].start <= _MOST_TOGETHER]
+    fitting = [n for n, session in enumerate(sessions, start=1) if session.end - sessions[0].start <= most_characters]
     return fitting[-1] if fitting else 1
 
 
@@ -167,7 +177,11 @@ def _window_characters(longest: int, chance: random.Random) -> int:
     for up_to, low, high in (_SHORT, _MEDIUM):
         if share < up_to:
             return chance.randint(low, high)
-    return int(_LONG[1] * (longest / _LONG[1]) ** chance.random())  # log-uniform
+    # Log-uniform; where very long ones are asked for, half of these are longer than usual.
+    shortest, most = _LONG[1], longest
+    if longest > USUAL_LONGEST:
+        shortest, most = chance.choice([(shortest, USUAL_LONGEST), (USUAL_LONGEST, longest)])
+    return int(shortest * (most / shortest) ** chance.random())
 
 
 def askable(turn: Turn, most_words: int = MAX_WORDS) -> bool:

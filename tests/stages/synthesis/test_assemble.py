@@ -248,6 +248,8 @@ def dialogue_question(first=4, last=9):
             "ordinal": 2,
             "speaker": "Ann",
             "opening": "",
+            "word": "",
+            "needles": (last - first + 1) // 2,
             "window": {"document_id": TALK.id, "start": start, "end": end},
         },
     ), (start, end)

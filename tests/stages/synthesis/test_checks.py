@@ -87,6 +87,8 @@ def turn_question(context):
                 "ordinal": 2,
                 "speaker": "Ann",
                 "opening": "",
+                "word": "",
+                "needles": 2,
                 "window": window.model_dump(),
             },
         }

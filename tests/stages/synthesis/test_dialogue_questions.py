@@ -7,12 +7,14 @@ from sample_corpus import doc, ingested
 
 from stages.common.errors import InputError, NotEnoughDataError
 from stages.common.records import AnswerKind, Category, QAPair, Span, TaskType
+from stages.common.seeds import rng
 from stages.common.storage import read_records
 from stages.common.turns import Turn
-from stages.synthesis import dialogue
-from stages.synthesis.config import SynthesizeStage
+from stages.synthesis import dialogue, recall
+from stages.synthesis.config import DialogueConfig, DialogueStage
 from stages.synthesis.dialogue import make_questions
 from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
+from stages.synthesis.memory_asking import Ask
 from stages.synthesis.near_duplicates import near_duplicates
 from stages.synthesis.windows import askable, cut_windows
 
@@ -46,8 +48,15 @@ def test_askable_turns_are_plain_and_of_moderate_length():
     assert not askable(turn("We need\nmore money"))
 
 
+LONGEST = 60_000
+
+
+def wanted(count, longest=LONGEST):
+    return DialogueConfig(questions=count, min_questions=1, max_window_characters=longest)
+
+
 def questions_of(text, count=40):
-    return make_questions([conversation(text=text)], count, seed=3)
+    return make_questions([conversation(text=text)], wanted(count), seed=3)
 
 
 def test_the_answer_is_the_string_and_the_turn():
@@ -60,10 +69,66 @@ def test_the_answer_is_the_string_and_the_turn():
             assert pair.proof["prefix"].isalnum()
             assert pair.proof["prefix"] in pair.question
             assert window.count(said) == 1
-            if pair.proof["speaker"]:
+            if pair.generator == "dialogue_memory/mrcr_speaker":
                 before = window[: window.index(said)]
                 # The turn's own "Speaker:" stands right before its text.
                 assert before.count(f"] {pair.proof['speaker']}: ") == pair.proof["ordinal"]
+                assert window.count(f"] {pair.proof['speaker']}: ") == pair.proof["needles"]
+
+
+TALK = "".join(
+    f"[{number}] {speaker}: {text}\n"
+    for number, (speaker, text) in enumerate(
+        [
+            ("Chair", "Welcome back to this long meeting, all of you."),
+            *[("Ann", f"The lantern of room {n} is broken again.") for n in range(4)],
+            *[("Bob", f"My window in room {n} does not close.") for n in range(3)],
+            ("Bob", "Those windows were painted last spring."),
+            *[("Cleo", f"Our garden has {n} apple trees this year.") for n in range(8)],
+        ]
+    )
+)
+
+
+def recall_of(text, family):
+    """Questions of one family about the text as one window, over many seeds."""
+    (window,) = [w for w in cut_windows([conversation(text=text)], 1, 5, LONGEST) if len(w.turns) == text.count("\n")][
+        :1
+    ] or [None]
+    return [pair for seed in range(60) if (pair := family(Ask(window, rng(seed, "recall"), seed)))]
+
+
+def test_requests_fit_two_four_or_eight_turns(monkeypatch):
+    monkeypatch.setattr("stages.synthesis.windows._SHORT", (0.0, 1, 1))
+    monkeypatch.setattr("stages.synthesis.windows._MEDIUM", (0.0, 1, 1))
+    monkeypatch.setattr("stages.synthesis.windows._window_characters", lambda longest, chance: longest)
+    speakers, words = recall_of(TALK, recall.by_speaker), recall_of(TALK, recall.by_word)
+    # Chair speaks once; Bob says "room" three times, and his "window" stands inside another word of his.
+    assert {(p.proof["speaker"], p.proof["needles"]) for p in speakers} == {("Ann", 4), ("Bob", 4), ("Cleo", 8)}
+    assert {(p.proof["speaker"], p.proof["word"], p.proof["needles"]) for p in words} == {
+        *[("Ann", word, 4) for word in ("lantern", "broken")],
+        *[("Cleo", word, 8) for word in ("garden", "apple", "trees")],
+    }
+    assert {p.proof["ordinal"] for p in speakers if p.proof["speaker"] == "Cleo"} >= {1, 4, 8}
+    for pair in (*speakers, *words):
+        assert rederive_mrcr(pair, lambda span: TALK[span.start : span.end]) == pair.answer
+        damaged = pair.model_copy(update={"proof": pair.proof | {"needles": pair.proof["needles"] + 1}})
+        assert rederive_mrcr(damaged, lambda span: TALK[span.start : span.end]) is None
+
+
+def test_a_window_of_a_million_tokens_is_asked_about():
+    numbers = rng(1, "words")
+    words = ["".join(numbers.choices("abdeilmnorstu", k=7)) for _ in range(40_000)]
+    text = "".join(
+        f"[{n}] {('Ann', 'Bob', 'Cleo')[n % 3]}: Item {n} speaks of {words[n % 29_989]} and {words[n * 7_919 % 39_989]}.\n"
+        for n in range(150_000)
+    )
+    windows = cut_windows([conversation(text=text)], 8, seed=1, max_characters=20_000_000)
+    window = max(windows, key=lambda window: window.end - window.start)
+    assert window.end - window.start > 4_000_000  # about four characters a token
+    pair = recall.by_word(Ask(window, rng(1, "recall"), 1))
+    assert pair.proof["needles"] in recall.NEEDLES
+    assert rederive_mrcr(pair, window.read) == pair.answer
 
 
 def test_all_families_of_single_turns_are_found_in_a_meeting():
@@ -94,9 +159,11 @@ def mrcr(ordinal_number, prefix="abcdefghij", question="prepend abcdefghij"):
         proof={
             "kind": "mrcr",
             "prefix": prefix,
+            "needles": 2,
             "ordinal": ordinal_number,
             "speaker": "Marketing",
             "opening": "",
+            "word": "",
             "window": {"document_id": "x", "start": 0, "end": len(MEETING)},
         },
         generator="g",
@@ -123,7 +190,7 @@ def test_rederiving_speakers_and_replies():
 
 def test_windows_do_not_overlap_and_small_ones_are_plentiful():
     text = "".join(f"[{n}] {'AB'[n % 2]}nn: This is sentence number {n} of the talk.\n" for n in range(2_000))
-    windows = cut_windows([conversation(text=text)], 100, seed=1)
+    windows = cut_windows([conversation(text=text)], 100, 1, LONGEST)
     assert all(first.end <= second.start for first, second in pairwise(windows))
     lengths = [window.end - window.start for window in windows]
     assert sum(length <= 380 for length in lengths) > len(lengths) / 2
@@ -133,11 +200,13 @@ def test_windows_do_not_overlap_and_small_ones_are_plentiful():
 def test_equal_seeds_ask_equal_questions_and_others_do_not():
     first, second = questions_of(MEETING), questions_of(MEETING)
     assert first == second
-    assert first != make_questions([conversation()], 40, seed=4)
+    assert first != make_questions([conversation()], wanted(40), seed=4)
 
 
 def config(questions, minimum):
-    return SynthesizeStage.model_validate({"generator": {"questions": questions, "min_questions": minimum}, "seed": 3})
+    return DialogueStage.model_validate(
+        {"generator": {"questions": questions, "min_questions": minimum, "max_window_characters": LONGEST}, "seed": 3}
+    )
 
 
 def test_the_stage_writes_its_files(tmp_path):
@@ -173,7 +242,10 @@ def test_turns_of_fillers_begin_no_window_and_are_not_asked_for():
 
     assert not askable(turn("Mm - hmm. Okay. Yeah, right."))
     text = "[0] Ann: Mm - hmm.\n[1] Bob: Okay.\n" + MEETING.partition("\n\n")[2]
-    assert all(window.turns[0].speaker not in ("Ann", "Bob") for window in cut_windows([conversation(text=text)], 9, 1))
+    assert all(
+        window.turns[0].speaker not in ("Ann", "Bob")
+        for window in cut_windows([conversation(text=text)], 9, 1, LONGEST)
+    )
     many = "".join(f"[{n}] {'AB'[n % 2]}nn: Yeah, okay about the colour number {n}.\n" for n in range(40))
     assert not any(pair.proof.get("opening") for pair in questions_of(many))
 

@@ -47,7 +47,7 @@ def test_windows_of_whole_sessions_do_not_overlap():
         f"## Dialogue {n}\n\nuser: Could I have drink number {n} please?\nassistant: Yes, number {n} is coming.\n\n"
         for n in range(120)
     )
-    windows = cut_windows([doc("orders", text, Category.DIALOGUES)], 50, seed=2)
+    windows = cut_windows([doc("orders", text, Category.DIALOGUES)], 50, 2, 60_000)
     assert all(first.end <= second.start for first, second in pairwise(windows))
     assert sum(len(window.sessions) for window in windows) >= 110  # a last one alone is too short
     assert {len(window.sessions) for window in windows} >= {2, 3, 5}
