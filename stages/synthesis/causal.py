@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
+import numpy as np
+
 from stages.synthesis.drafts import Draft, Workbench
 from stages.synthesis.relation_phrases import effect_of
 from stages.synthesis.steps import Step
@@ -22,8 +24,8 @@ PARADIGM = "causal"
 def stated(bench: Workbench, hops: int, chance: Random) -> Iterator[Draft | None]:
     """The stated cause of a quoted effect, in a document that `hops` - 1 facts describe."""
     found = bench.stated_causes
-    while found:
-        cause = chance.choice(found)
+    while found.height:
+        cause = found.row(chance.randrange(found.height), named=True)
         node = int(cause["head_id"])
         path = bench.sampler.describe(node, hops - 1, chance, beside=[cause["row"]])
         if path is None or not bench.sampler.resolves(path) or len(bench.graph.tails(node, cause["relation_id"])) != 1:
@@ -46,18 +48,15 @@ def stated(bench: Workbench, hops: int, chance: Random) -> Iterator[Draft | None
 
 def dependencies(bench: Workbench, hops: int, chance: Random) -> Iterator[Draft | None]:
     """What breaks when a described file or class is taken away: one or two steps of dependency, then a fact of that."""
-    chosen = [step for steps in bench.dependencies.values() for step in steps]
-    while chosen:
-        first = chance.choice(chosen)
+    steps = bench.dependencies
+    while len(steps):
+        first = bench.steps[int(chance.choice(steps))]
         chain = [first]
         if hops >= 4 and chance.random() < 0.5:
-            further = [
-                step
-                for step in bench.dependencies.get(first.target, [])
-                if step.target not in (first.source, first.target)
-            ]
-            if further:
-                chain.append(chance.choice(further))
+            targets = bench.steps.target[steps]
+            onward = (bench.steps.source[steps] == first.target) & ~np.isin(targets, [first.source, first.target])
+            if onward.any():
+                chain.append(bench.steps[int(chance.choice(steps[onward]))])
         yield _dependency(bench, chain, hops, chance)
 
 

@@ -119,35 +119,32 @@ class Workbench:
         return {relation: index for index, relation in enumerate(self.graph.relations)}
 
     @cached_property
-    def dated_statements(self) -> list[dict[str, Any]]:
-        """Dated statements whose year is unique in the graph."""
-        return self._named_steps(pl.col("rule") == "statement", FORWARD)
+    def dated_statements(self) -> pl.DataFrame:
+        """Dated statements whose year is unique in the graph, and the step that leads on from each."""
+        return self._with_steps(pl.col("rule") == "statement", FORWARD)
 
     @cached_property
-    def stated_causes(self) -> list[dict[str, Any]]:
+    def stated_causes(self) -> pl.DataFrame:
         """Stated causes."""
-        return list(self.graph.triples.filter(pl.col("tail_type") == "cause").iter_rows(named=True))
+        return self.graph.triples.filter(pl.col("tail_type") == "cause")
 
     @cached_property
-    def dependencies(self) -> dict[int, list[Step]]:
-        """Steps back over imports and base classes, by what is depended on."""
+    def dependencies(self) -> Ids:
+        """Steps (their numbers) back over imports and base classes."""
         wanted = pl.col("relation").is_in(["imports", "base class"]) & (pl.col("tail_type") == "entity")
-        found: dict[int, list[Step]] = {}
-        for item in self._named_steps(wanted, BACKWARD):
-            step = self.steps[item["step"]]
-            found.setdefault(step.source, []).append(step)
-        return found
+        return self._with_steps(wanted, BACKWARD)["step"].to_numpy().astype(np.int64)
 
     @cached_property
     def largest_entries(self) -> Ids:
         """Steps (their numbers) to the largest entry of a list."""
         return np.flatnonzero(self.steps.way == WAYS.index("max")).astype(np.int64)
 
-    def _named_steps(self, wanted: pl.Expr, way: int) -> list[dict[str, Any]]:
+    def _with_steps(self, wanted: pl.Expr, way: int) -> pl.DataFrame:
+        """The wanted triples that a step of one way reads, with its number."""
         index = pl.DataFrame({"row": self.steps.row, "way": self.steps.way}).with_row_index("step")
         index = index.filter(pl.col("way") == way).drop("way")
         triples = self.graph.triples.with_columns(pl.col("row").cast(pl.Int64)).filter(wanted)
-        return list(triples.join(index, on="row", maintain_order="left").iter_rows(named=True))
+        return triples.join(index, on="row", maintain_order="left")
 
     def finish(self, told: Told, step: Step) -> tuple[str, bool, str]:
         """Add the last hop; returns the answer, whether it is a number, and the question's unit."""

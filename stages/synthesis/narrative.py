@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import polars as pl
+
 from stages.synthesis.knowledge_graph import KnowledgeGraph
 from stages.synthesis.phrasing import entity_phrase
 from stages.synthesis.relation_phrases import backward, forward, obfuscation, placed, placed_word, ranked, vague_subject
@@ -48,8 +50,8 @@ class Narrator:
         self._graph = graph
 
     @cached_property
-    def _nodes(self) -> dict[str, list[Any]]:
-        return {name: self._graph.nodes[name].to_list() for name in ("name", "proof_name", "type", "domain", "key")}
+    def _nodes(self) -> dict[str, pl.Series]:
+        return {name: self._graph.nodes[name] for name in ("name", "proof_name", "type", "domain")}
 
     def triple(self, row: int) -> dict[str, Any]:
         """A triple's columns."""

@@ -75,8 +75,8 @@ def gaps(bench: Workbench, domain: str, chance: Random) -> Iterator[Draft | None
 def statements(bench: Workbench, chance: Random) -> Iterator[Draft | None]:
     """Years between what two statements of different documents speak of, the documents described."""
     found = bench.dated_statements
-    while len(found) > 1:
-        one, two = (found[index] for index in chance.sample(range(len(found)), 2))
+    while found.height > 1:
+        one, two = (found.row(index, named=True) for index in chance.sample(range(found.height), 2))
         distance = abs(int(one["number"]) - int(two["number"]))
         if one["head_id"] == two["head_id"] or not 0 < distance <= MAX_YEARS_APART:
             yield None
