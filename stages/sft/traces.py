@@ -23,6 +23,7 @@ from stages.common.prompts import defuse_tags
 from stages.common.records import Sample, Span
 from stages.common.storage import DocumentStore
 from stages.common.text import collapse_blanks
+from stages.sft.path_traces import path_steps
 
 MAX_QUOTE_CHARACTERS = 400
 MAX_STEPS = 24
@@ -54,27 +55,7 @@ def defuse(text: str) -> str:
 
 
 def _path(sample: Sample, documents: DocumentStore) -> list[str]:
-    hops: Sequence[Row] = sample.proof["hops"]
-    steps = []
-    for number, hop in enumerate(hops):
-        found = hops[number + 1]["from"] if number + 1 < len(hops) and "from" in hops[number + 1] else None
-        match hop["op"]:
-            case "describe":
-                steps.append(f"{_cite(hop['row'], documents)} So it is {hop['row']['entity']}.")
-            case "select":
-                wanted = {"max": "The largest is", "min": "The smallest is"}.get(hop["by"], f"{hop.get('value')} is")
-                steps.append(f"{_cite(hop['row'], documents)} {wanted} {found}.")
-            case "alias":
-                if hop["from"] != hop["to"]:
-                    steps.append(f"{hop['from']} is {hop['to']}.")
-            case "compare":
-                steps += [f"{_cite(row, documents)} This is {_named(row)}." for row in hop["rows"]]
-                steps.append(f"The {'larger' if hop['by'] == 'max' else 'smaller'} value is that of {found}.")
-            case "value":
-                steps.append(f"{_cite(hop['row'], documents)} This is {_named(hop['row'])}.")
-            case _:
-                return []
-    return steps
+    return path_steps(sample.proof["hops"], str(sample.answer), lambda row: _cite(row, documents), _named) or []
 
 
 def _sql(sample: Sample, documents: DocumentStore) -> list[str]:

@@ -10,6 +10,7 @@ from stages.synthesis.quantities import Quantity, parse_quantity, plain
 
 MAX_ITEMS = 40
 MAX_NAME_CHARACTERS = 60
+_JOINTS = " \t-–—:"  # between a name and its number: "Lago Viedma - 1,560 sq km"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def parse_list(text: str) -> list[Item] | None:
         cut = digit
         while part[cut - 1] in "$-" and cut > 1:
             cut -= 1
-        name, quantity = part[:cut].strip(), parse_quantity(part[cut:])
+        name, quantity = part[:cut].rstrip(_JOINTS).strip(), parse_quantity(part[cut:])
         if quantity is None or not 1 < len(name) <= MAX_NAME_CHARACTERS or not name[0].isalpha():
             return None
         items.append(Item(name, quantity, part[cut:][quantity.start : quantity.end]))

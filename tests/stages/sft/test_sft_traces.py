@@ -77,9 +77,62 @@ def test_a_path_becomes_one_cited_step_per_hop(documents):
 
 def test_a_comparison_names_the_winner(documents):
     hops = [{"op": "compare", "rows": AREAS, "by": "max"}, {"op": "value", "from": "Colombia", "row": SYMBOL}]
-    assert "The larger value is that of Colombia." in proof_trace(
+    assert "The larger is that of Colombia." in proof_trace(
         sample({"kind": "path", "hops": hops}, "Andean condor"), documents
     )
+
+
+@pytest.mark.parametrize(
+    ("hops", "last"),
+    [
+        (
+            [{"op": "rank", "rows": AREAS, "by": "min", "rank": 1, "words": "the country with the smallest area"},
+             {"op": "value", "from": "Ecuador", "row": CAPITAL}],
+            ["So the country with the smallest area is Ecuador.", "This is capital of Ecuador."],
+        ),
+        (
+            [{"op": "describe", "row": CAPITAL | {"value": "Quito"}, "vague": {"words": "is one word of five letters"}}],
+            ['"Ecuador", Capital: "Quito". It is one word of five letters. So it is Ecuador.'],
+        ),
+        (
+            [{"op": "pick", "from": "Ecuador", "row": BORDERS, "by": "max", "rank": 2, "words": "second-longest"}],
+            ["The second-longest is Andean condor."],
+        ),
+        (
+            [{"op": "pick", "from": "Ecuador", "row": BORDERS, "by": "range", "vague": {"words": "between 700 and 800 km"}}],
+            ["The one of between 700 and 800 km is Andean condor."],
+        ),
+        ([{"op": "go", "from": "Ecuador", "row": CAPITAL, "to": "Quito"}], ["This is Quito."]),
+        ([{"op": "back", "from": "Quito", "row": CAPITAL}], ["So it is Ecuador."]),
+        ([{"op": "gap", "rows": AREAS}], ["The difference is Andean condor."]),
+        (
+            [{"op": "compare", "rows": [*AREAS, AREAS[0]], "by": "max", "rank": 2}],
+            ["The 2nd largest is that of Andean condor."],
+        ),
+        (
+            [{"op": "suppose", "rows": AREAS, "by": "max", "changed": "Ecuador", "plus": 3}],
+            ["If Ecuador were 3 years later, it would be Andean condor."],
+        ),
+        (
+            [{"op": "suppose", "rows": AREAS, "by": "max", "changed": "Ecuador", "gets": "Peru"}],
+            ["If Ecuador had the value of Peru, it would be Andean condor."],
+        ),
+        (
+            [{"op": "suppose", "without": "max", "from": "Ecuador", "row": BORDERS}],
+            ["Without the largest entry, the largest is Andean condor."],
+        ),
+    ],
+)  # fmt: skip
+def test_every_hop_says_what_follows_from_its_quotes(hops, last, documents):
+    trace = proof_trace(sample({"kind": "path", "hops": hops}, "Andean condor"), documents)
+    steps = trace.split("\n")
+    assert [step.endswith(end) for step, end in zip(steps[-len(last) :], last, strict=True)] == [True] * len(last)
+    assert '"Ecuador", ' in trace  # where it stands
+
+
+def test_a_hop_whose_result_is_not_told_leaves_the_quotes(documents):
+    hops = [{"op": "rank", "rows": AREAS, "by": "min", "rank": 1, "words": "x"}, {"op": "describe", "row": CAPITAL}]
+    assert proof_trace(sample({"kind": "path", "hops": hops}, "Quito"), documents) is None
 
 
 @pytest.mark.parametrize(
