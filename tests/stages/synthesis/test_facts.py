@@ -133,6 +133,11 @@ def test_list_values_are_parsed_whole_or_not_at_all():
         "Japan",
         "S. Korea",
     ]
+    lakes = parse_list(
+        "Lago Buenos Aires (shared with Chile) - 2,240 sq km; Lago Viedma - 1,560 sq km; Nahuel: 550 sq km"
+    )
+    assert [item.name for item in lakes] == ["Lago Buenos Aires (shared with Chile)", "Lago Viedma", "Nahuel"]
+    assert [item.quantity.value for item in lakes] == [2240, 1560, 550]
     assert parse_list("Libya 989 km; Mali") is None
     assert parse_list("English 72%, Mandarin 2.7 km") is None
     assert parse_list("Libya 989 km") is None
