@@ -32,6 +32,7 @@ from stages.merge.finished import JOURNAL, FinishedShards
 from stages.merge.passes import BLOCK, Figures, one_torch_thread
 from stages.merge.sce import Weighting, check_arguments, sce_blocks
 from stages.merge.sources import Arena, FileTensors
+from stages.merge.special_tokens import check_generation, check_sentencepiece, check_special_tokens
 from stages.merge.tensor_report import TensorReport
 from stages.merge.writing import Shard, ShardWriter, Spec, plan_shards, write_index
 
@@ -86,7 +87,7 @@ def merge_checkpoints(
 
     Returns one report per tensor, in the order of the base's files.
 
-    Raises InputError (naming folder and tensor) if configs, tokenizers, tensor names or shapes differ, a shard is
+    Raises InputError (naming folder and tensor) if configs, tokenizers, special tokens, tensor names or shapes differ, a shard is
     missing or damaged, a value is not finite, or `out_dir` holds files already.
     """
     how = _method(method, select_topk, weighting, weights, len(expert_dirs))
@@ -150,6 +151,9 @@ def _opened(base_dir: Path, expert_dirs: Sequence[Path]) -> tuple[Checkpoint, li
     for expert_dir in expert_dirs:
         check_config(base_dir, expert_dir)
         check_tokenizer(base_dir, expert_dir)
+        check_special_tokens(base_dir, expert_dir)
+        check_sentencepiece(base_dir, expert_dir)
+        check_generation(base_dir, expert_dir)
     for checkpoint in (base, *experts):
         drop_tied_head(checkpoint)
     for expert in experts:

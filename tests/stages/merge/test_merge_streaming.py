@@ -1,4 +1,4 @@
-"""Streaming: tensors larger than what is kept, any thread count, kills, layouts, types, and the other methods."""
+"""Streaming: tensors larger than what is kept, any thread count, kills, types, and the other methods."""
 
 import os
 import shutil
@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from stages.common.errors import InputError
 from stages.common.storage import read_json, write_json
@@ -232,54 +231,3 @@ def test_a_torn_file_is_named_wherever_it_is_cut(three, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(InputError, match=r"b/model.safetensors cannot be read as safetensors"):
         merge_checkpoints(base_dir, expert_dirs, out)
-
-
-def moe(folder, seed, base=None):
-    config = Qwen3MoeConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, moe_intermediate_size=8, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=8, num_experts=3, num_experts_per_tok=2,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    made = Qwen3MoeForCausalLM(config)
-    if base is not None:
-        values = {name: value + 0.01 * torch.randn(value.shape) for name, value in base.state_dict().items()}
-        made.load_state_dict(values)
-    made.save_pretrained(folder, max_shard_size="20KB")
-    write_json(folder / "tokenizer.json", {"model": {}})
-    return made
-
-
-def test_a_mixture_of_experts_is_merged_and_indexed_as_transformers_saves_it(tmp_path):
-    base = moe(tmp_path / "base", 0)
-    experts = [moe(tmp_path / name, seed, base) for seed, name in enumerate(("a", "b"), start=1)]
-    merge_checkpoints(
-        tmp_path / "base", [tmp_path / "a", tmp_path / "b"], tmp_path / "out", max_shard_bytes=20_000
-    )  # fmt: skip
-    ours = Qwen3MoeForCausalLM.from_pretrained(tmp_path / "out")
-    names = list(read_json(tmp_path / "out" / "model.safetensors.index.json")["weight_map"])
-    assert any(".experts.0." in name for name in names)
-    for name, value in ours.state_dict().items():
-        if ".experts." not in name:
-            expected = sce_merge(base.state_dict()[name], [e.state_dict()[name] for e in experts])
-            assert torch.equal(value, expected), name
-    ours.save_pretrained(tmp_path / "again", max_shard_size="20KB")
-    again = read_json(tmp_path / "again" / "model.safetensors.index.json")
-    index = read_json(tmp_path / "out" / "model.safetensors.index.json")
-    assert index["metadata"] == again["metadata"]
-    assert index["weight_map"].keys() == again["weight_map"].keys()
-
-
-def test_stacked_experts_merge_as_one_tensor_and_never_with_the_other_layout(tmp_path):
-    base = moe(tmp_path / "apart", 0)
-    for name in ("stacked", "a"):
-        (tmp_path / name).mkdir()
-        save_file({n: v.contiguous() for n, v in base.state_dict().items()}, tmp_path / name / "model.safetensors")
-        for file in ("config.json", "tokenizer.json"):
-            shutil.copyfile(tmp_path / "apart" / file, tmp_path / name / file)
-    merge_checkpoints(tmp_path / "stacked", [tmp_path / "a"], tmp_path / "out")
-    assert "model.layers.0.mlp.experts.gate_up_proj" in load_file(tmp_path / "out" / "model.safetensors")
-    for pair in (("stacked", "apart"), ("apart", "stacked")):
-        with pytest.raises(
-            InputError, match=r"stacked keeps the experts of a layer stacked in one tensor, .*apart one"
-        ):
-            merge_checkpoints(tmp_path / pair[0], [tmp_path / pair[1]], tmp_path / "no")
