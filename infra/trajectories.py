@@ -3,6 +3,9 @@
 The same shape as `infra.tracing` gives to questions that are asked live: a root span, a span per section, one for the
 answer. Here all of it is known at once, so the times of the spans are laid end to end, back from when it ended.
 
+A judge's verdict that comes later is a record of its own (`verdict_record`), and becomes the trace's tags `judge` and
+`score`; where it is known from the beginning, as in RL, `judge` is a tag and an attribute of the root span.
+
 A key is sent once, over kills and resumed runs: what was sent stands in a file beside the spool, and ids follow from
 stage and key, so that one that was sent by a process that died before it could say so is written over with the same.
 MLflow's own way of making spans keeps errors to itself; the store's requests, which are used here, raise them.
@@ -77,13 +80,20 @@ class TrajectorySender:
         self._fingerprint = fingerprint
         self._sent = sent
         self._known = _keys(sent)
+        self._ended_ms: dict[str, int] = {}  # by key; with it a trace's id is known
         self._waiting: deque[Mapping[str, Any]] = deque()
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Queue a record; one whose key was seen before, and one that is none, is passed over."""
         key = record.get("key")
-        if isinstance(key, str) and key not in self._known:
-            self._known.add(key)
+        if not isinstance(key, str):
+            return
+        if "verdict" in record and key not in self._ended_ms:
+            return  # on a trajectory that was not recorded
+        if isinstance(record.get("ended_ms"), int):
+            self._ended_ms.setdefault(key, record["ended_ms"])
+        if (name := _sent_name(record)) not in self._known:
+            self._known.add(name)
             self._waiting.append(record)
 
     def send(self, most: int = AT_A_TIME) -> None:
@@ -121,12 +131,22 @@ class TrajectorySender:
             from mlflow.tracing.client import TracingClient
 
             self._client = TracingClient(self._settings.mlflow_tracking_uri)
-        _write(self._client, record, _Ids(f"{self._fingerprint}/{record['key']}/{record['ended_ms']}"), self._facts)
-        self._note(record["key"])
+        ids = _Ids(f"{self._fingerprint}/{record['key']}/{self._ended_ms[record['key']]}")
+        if "verdict" in record:
+            for name, value in record["verdict"].items():
+                self._client.set_trace_tag(ids.trace, name, str(value))
+        else:
+            _write(self._client, record, ids, self._facts)
+        self._note(_sent_name(record))
 
     def _note(self, key: str) -> None:
         with self._sent.open("a", encoding="utf-8") as file:
             file.write(json.dumps(key) + "\n")
+
+
+def _sent_name(record: Mapping[str, Any]) -> str:
+    """What stands in the file of sent keys; a verdict is apart from its trajectory."""
+    return f"{record['key']}#verdict" if "verdict" in record else str(record["key"])
 
 
 def _keys(path: Path) -> set[str]:
@@ -157,11 +177,17 @@ def _write(client: TracingClient, record: Mapping[str, Any], ids: _Ids, facts: _
             request_preview=_preview(record["question"]),
             response_preview=_preview(record["answer"]),
             trace_metadata={"mlflow.sourceRun": facts.run_id, "mlflow.trace_schema.version": "3"},
-            tags={**facts.tags, "mlflow.traceName": facts.name},
+            tags={**facts.tags, **_judged(record), "mlflow.traceName": facts.name},
         )
     )
     # Last: MLflow remembers for the life of a process that a server which is down right here takes no spans.
     client.log_spans(facts.experiment, [Span.from_dict(span.as_dict(ids)) for span in spans])
+
+
+def _judged(record: Mapping[str, Any]) -> dict[str, str]:
+    """The judge's verdict, if the record has one."""
+    verdict = record["attributes"].get("judge")
+    return {} if verdict is None else {"judge": str(verdict)}
 
 
 @dataclass(frozen=True)

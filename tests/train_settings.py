@@ -26,6 +26,14 @@ ENGINE: dict[str, Any] = {
     "timeout_seconds": 600,
 }
 TRAIN: dict[str, Any] = {"cpu_threads": 1, "compute_dtype": "float32", "distributed": ONE_PROCESS, "engine": ENGINE}
+AGENT: dict[str, Any] = {
+    "chunk_tokens": 64,
+    "memory_tokens": 80,
+    "turn_tokens": 200,
+    "answer_tokens": 24,
+    "prompt_order": "memory_first",
+    "split_question": "rules",
+}
 SFT: dict[str, Any] = {
     "enabled": True,
     "steps": 4,
@@ -37,6 +45,8 @@ SFT: dict[str, Any] = {
     "teacher_attempts": 2,
     "teacher_max_tokens": 256,
     "teacher_temperature": 0.7,
+    "agent_samples": 0,
+    "agent": AGENT,
     "adam_beta1": 0.9,
     "adam_beta2": 0.999,
     "adam_epsilon": 1e-8,

@@ -63,6 +63,7 @@ def run(
         judge=open_chat(config.judge, state_dir),
         on_read=recorder.read,
     )
+    recorder.judged(evaluation.predictions)
     evaluation = evaluation.with_gaps(chosen.skipped, chosen.broken)
     write_evaluation(out_dir, out_dir.parent.name, evaluation)
     emit(0, {f"score/{row['benchmark']}/{row['mode']}": row["mean"] for row in evaluation.rows if row["n"]})

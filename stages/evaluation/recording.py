@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.common.metrics import Emit, record_trajectory
+from stages.evaluation.base import Prediction
 from stages.evaluation.finished import Answer
 from stages.evaluation.planning import Key, Planned
 from stages.evaluation.predictions import score_answers
-from stages.memory.record import cut, trajectory_record
+from stages.memory.record import cut, trajectory_record, verdict_record
 from stages.memory.results import AgentResult
 
 RECORDED = 64
@@ -36,7 +37,7 @@ class Recorder:
             self._read[planned.key] = trajectory_record(key, planned.question.question, result, {})
 
     def kept(self, planned: Planned, answers: Sequence[Answer]) -> None:
-        """The answers of a question are kept. Its score here is the rule's: a judge is asked when all is answered."""
+        """The answers of a question are kept. Its score here is the rule's: a judge is asked when all is answered (`judged`)."""
         record = self._read.pop(planned.key, None)
         if record is None:
             return
@@ -51,3 +52,10 @@ class Recorder:
             "rule_score": prediction.rule_score,
         }
         record_trajectory(self._emit, record)
+
+    def judged(self, predictions: Sequence[Prediction]) -> None:
+        """All is scored: what a judge said of the answers whose trajectories were recorded, now or before a kill."""
+        for found in predictions:
+            key = (found.benchmark, found.mode, found.sample_id)
+            if found.sample == 0 and found.judge is not None and key in self._chosen:
+                record_trajectory(self._emit, verdict_record("/".join(key), found.judge, found.score))

@@ -21,5 +21,5 @@ class MemoryAgentConfig(Section):
     )
     split_question: SplitBy = Field(
         description="Formatting instructions are taken out of the question and stand in the last prompt only: off, by rules, or "
-        "by the model behind endpoints.judge (evaluation only; by rules where there is none).",
+        "by the model behind endpoints.judge (by rules where there is none).",
     )

@@ -54,8 +54,18 @@ def split_of_reply(reply: ChatReply, question: str) -> SplitQuery:
 def split_by_model(chat: OpenAIChat, questions: Sequence[str]) -> list[SplitQuery]:
     """The splits of questions by an endpoint, in order; a call that fails gives the rules' result.
 
-    Raises EndpointError for a wrong key, model or address.
+    chat: not yet entered. Raises EndpointError for a wrong key, model or address.
     """
+
+    async def ask() -> list[SplitQuery]:
+        async with chat:
+            return await split_all(chat, questions)
+
+    return asyncio.run(ask())
+
+
+async def split_all(chat: OpenAIChat, questions: Sequence[str]) -> list[SplitQuery]:
+    """The same with a client that is entered already."""
 
     async def one(question: str) -> SplitQuery:
         if len(question.split()) > _MAX_MODEL_WORDS:
@@ -72,17 +82,13 @@ def split_by_model(chat: OpenAIChat, questions: Sequence[str]) -> list[SplitQuer
             return split_query(question)
         return split_of_reply(reply, question)
 
-    async def gather() -> list[SplitQuery]:
-        async with chat:
-            tasks = [asyncio.create_task(one(question)) for question in questions]
-            try:
-                return list(await asyncio.gather(*tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-
-    return asyncio.run(gather())
+    tasks = [asyncio.create_task(one(question)) for question in questions]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def split_request(engine: RolloutEngine, question: str) -> GenerationRequest | None:

@@ -54,6 +54,11 @@ def trajectory_record(
     }
 
 
+def verdict_record(key: str, judge: str, score: float) -> dict[str, Any]:
+    """What a judge said later about the answer of the trajectory recorded under `key`, and the score with it."""
+    return {"key": key, "verdict": {"judge": judge, "score": score}}
+
+
 def _turn(turn: Turn, first_token: int, most: int) -> dict[str, Any]:
     """A turn without its response, from which the memory and the plan were taken."""
     return {

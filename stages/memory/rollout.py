@@ -25,8 +25,9 @@ from stages.engines.base import RolloutEngine
 from stages.engines.groups import OnGroup, Slot, make_groups, one_group_at_a_time
 from stages.memory.agent import AgentResult, MemoryAgent, Trajectory
 from stages.memory.config import MemoryAgentConfig
+from stages.memory.kept_splits import SplitMany
 from stages.memory.kept_turns import KeptTurns
-from stages.memory.query import split_query
+from stages.memory.query import SplitBy, SplitQuery, split_query
 from stages.rewards.hybrid import HybridReward, Scored
 
 # (step, attempt, sample, results, scores) of a group that is scored
@@ -39,6 +40,7 @@ class MemoryRolloutSource:
     on_trajectories: gets one group of every call, that of the first place, once it is scored, for the reader who wants to see how it was read.
     reward_seconds: time spent on rewards in the last call.
     Rollout.counters: turns, parse_failures, truncated_turns, memory_cuts; with a judge also judge_*.
+    split_many: splits the questions of a call where `agent.split_question` is model; None: by rules.
     Raises InputError if the agent's lengths do not fit into the engine's window.
     """
 
@@ -54,6 +56,7 @@ class MemoryRolloutSource:
         seed: int,
         reward: HybridReward | None = None,
         on_trajectories: OnTrajectories | None = None,
+        split_many: SplitMany | None = None,
     ) -> None:
         self._engine = engine
         self._documents = documents
@@ -66,8 +69,9 @@ class MemoryRolloutSource:
             temperature=temperature,
             top_p=top_p,
             prompt_order=agent.prompt_order,
-            split=None if agent.split_question == "off" else split_query,
+            split=None,  # here, all questions of a call together
         )
+        self._split = _splitter(agent.split_question, split_many)
         self._group_size = group_size
         self._seed = seed
         self._on_trajectories = on_trajectories
@@ -91,22 +95,25 @@ class MemoryRolloutSource:
         self.reward_seconds = 0.0
         numbers = list(places or range(len(samples)))
         tell = self._on_trajectories
+        splits = self._split([core_question(sample) for sample in samples])
         makers = [
             partial(
                 self._group,
                 sample,
+                split,
                 place,
                 derive_seed(self._seed, "memory_rollout", step, attempt, place, sample.id),
                 turn_log,
                 partial(tell, step, attempt, sample) if tell is not None and place == min(numbers) else None,
             )
-            for place, sample in zip(numbers, samples, strict=True)
+            for place, sample, split in zip(numbers, samples, splits, strict=True)
         ]
         return make_groups(self._engine, makers, on_group)
 
     async def _group(
         self,
         sample: Sample,
+        split: SplitQuery,
         place: int,
         seed: int,
         turn_log: TurnLog | None,
@@ -116,7 +123,7 @@ class MemoryRolloutSource:
         """G trajectories over one document, scored."""
         kept = KeptTurns(turn_log, f"{place}/{sample.id}")
         async with slot:
-            results = await self._trajectories(sample, seed, kept)
+            results = await self._trajectories(sample, split, seed, kept)
         started = time.perf_counter()
         scores = await self.reward.score(sample, [result.text for result in results])
         rollouts = tuple(
@@ -128,14 +135,14 @@ class MemoryRolloutSource:
             tell(results, scores)
         return RolloutGroup(sample.id, sample.task_type.value, place, rollouts)
 
-    async def _trajectories(self, sample: Sample, seed: int, kept: KeptTurns) -> list[AgentResult]:
+    async def _trajectories(self, sample: Sample, split: SplitQuery, seed: int, kept: KeptTurns) -> list[AgentResult]:
         """The G trajectories of one prompt; those of a stopped run go on from their last finished turn."""
         document = materialise_context(sample, self._documents)
         steps = [
             self._agent.trajectory(
-                core_question(sample),
+                split.core,
                 document,
-                answer_instruction(sample),
+                f"{split.instructions}\n{answer_instruction(sample)}".strip(),
                 derive_seed(seed, member),
                 keep_segments=True,
             )
@@ -177,3 +184,12 @@ class MemoryRolloutSource:
     async def _ask(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """One completion of each request, in one batch."""
         return [answers[0] for answers in await asyncio.gather(*map(self._engine.generate, requests))]
+
+
+def _splitter(by: SplitBy, split_many: SplitMany | None) -> SplitMany:
+    """What splits questions, as the setting says."""
+    if by == "off":
+        return lambda questions: [SplitQuery(question, "") for question in questions]
+    if by == "model" and split_many is not None:
+        return split_many
+    return lambda questions: [split_query(question) for question in questions]

@@ -81,6 +81,15 @@ class Scored:
     reward: float
     counters: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> Literal["yes", "no", "failed"] | None:
+        """What the judge said; None if it was not asked."""
+        if not self.counters.get("judge_asked"):
+            return None
+        if self.counters["judge_failed"]:
+            return "failed"
+        return "yes" if self.counters["judge_yes"] else "no"
+
 
 class HybridReward:
     """max(rule, judge): the judge is asked about free-text answers for which the rule gives nothing.

@@ -12,10 +12,10 @@ import hashlib
 import math
 import threading
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from stages.common.chat import ChatFailedError
 from stages.common.chat_access import open_chat
@@ -25,13 +25,19 @@ from stages.rewards.hybrid import HybridReward
 from stages.rewards.judge_prompt import same_answer
 
 Verdict = Literal["yes", "no", "failed"]
+T = TypeVar("T")
 
 _RETRIES = RetryPolicy(attempts=3, first_wait_seconds=0.5, longest_wait_seconds=10.0)
 
 
+def build_judge(endpoint: EndpointConfig, state_dir: Path) -> LlmJudge | None:
+    """The judge of an RL stage, if one is configured. ConfigError without its key."""
+    return LlmJudge(endpoint, state_dir / "judge") if endpoint.model is not None else None
+
+
 def build_reward(endpoint: EndpointConfig, state_dir: Path) -> HybridReward:
     """The reward of an RL stage: with a judge if one is configured. Close it at the end. ConfigError without its key."""
-    return HybridReward(LlmJudge(endpoint, state_dir / "judge") if endpoint.model is not None else None)
+    return HybridReward(build_judge(endpoint, state_dir))
 
 
 class LlmJudge:
@@ -55,6 +61,11 @@ class LlmJudge:
     def submit(self, question: str, gold: str, prediction: str) -> Future[Verdict]:
         """Begin to judge an answer; from any thread."""
         return self._run(self._judge(question, gold, prediction))
+
+    def ask(self, work: Callable[[OpenAIChat], Coroutine[Any, Any, T]]) -> T:
+        """What `work` returns, done with this client: its budget, its kept replies. Blocks; from any thread but its own."""
+        answer: Future[T] = self._run(work(self._chat))
+        return answer.result()
 
     async def _judge(self, question: str, gold: str, prediction: str) -> Verdict:
         key = hashlib.sha256("\x1f".join((question, gold, prediction)).encode("utf-8", "replace")).hexdigest()

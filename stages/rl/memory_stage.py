@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from stages.common.metrics import Emit, record_trajectory
 from stages.common.records import Sample
 from stages.common.storage import DocumentStore
 from stages.engines.base import RolloutEngine
+from stages.memory.kept_splits import KeptSplits, SplitMany
+from stages.memory.query_model import split_all
 from stages.memory.record import cut, trajectory_record
 from stages.memory.results import AgentResult
 from stages.memory.rollout import MemoryRolloutSource, OnTrajectories
-from stages.rewards.hybrid import Scored
-from stages.rewards.judge import build_reward
+from stages.rewards.hybrid import HybridReward, Scored
+from stages.rewards.judge import build_judge
 from stages.rl.config import MemoryRLStage
 from stages.rl.rollout import FittingSamples, RolloutSource
 from stages.rl.stage import Purpose, StageSettings, run_stage
@@ -36,7 +39,13 @@ def run(
     """Train `inputs["parent"]` as a memory agent; writes what rl@stageN writes, raises what it raises."""
     memory, shared = config.memory_rl, config.shared
 
-    reward = build_reward(config.judge, state_dir)
+    judge = build_judge(config.judge, state_dir)
+    reward = HybridReward(judge)
+    split_many: SplitMany | None = None
+    if judge is not None and memory.agent.split_question == "model":
+        split_many = KeptSplits(
+            state_dir / "question_splits.jsonl", lambda questions: judge.ask(partial(split_all, questions=questions))
+        )
 
     def make_source(
         engine: RolloutEngine, documents: DocumentStore, group_size: int, seed: int, purpose: Purpose
@@ -51,6 +60,7 @@ def run(
             seed=seed,
             reward=reward,
             on_trajectories=_recorded(emit, memory.steps) if purpose == "train" else None,
+            split_many=split_many,
         )
 
     def choose(samples: Sequence[Sample], _documents: DocumentStore, _engine: RolloutEngine) -> FittingSamples:
@@ -90,6 +100,8 @@ def _recorded(emit: Emit, steps: int) -> OnTrajectories:
                 facts = {"sample_id": sample.id, "task_type": sample.task_type.value, "reward": scored.reward}
                 facts |= {"gold": cut(str(sample.answer), 1000)}
                 facts |= {"update": step + 1, "rollout": member}
+                if verdict := scored.verdict:
+                    facts |= {"judge": verdict}
                 key = f"update-{step + 1}/{sample.id}/{member}"
                 record_trajectory(emit, trajectory_record(key, sample.question, result, facts))
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stages.common.config import NO_ENDPOINT, EndpointConfig, Section, TrainConfig
+from stages.memory.config import MemoryAgentConfig
 
 
 class SftConfig(Section):
@@ -27,6 +28,14 @@ class SftConfig(Section):
     teacher_attempts: int = Field(ge=1, le=64, description="Replies asked of the teacher until one is right.")
     teacher_max_tokens: int = Field(ge=1, description="Longest reply of the teacher.")
     teacher_temperature: float = Field(ge=0, le=2, description="The teacher's sampling temperature.")
+    agent_samples: int = Field(
+        ge=0,
+        description="Samples that are also taught as the memory agent reads them, a turn per section and the answer, each turn with "
+        "the memory of an exact reader; 0: none.",
+    )
+    agent: MemoryAgentConfig = Field(
+        description="Lengths and prompt form of these turns: as in memory_rl.agent, or shorter where sft.max_tokens is."
+    )
     adam_beta1: float = Field(ge=0, lt=1, description="AdamW.")
     adam_beta2: float = Field(ge=0, lt=1, description="AdamW.")
     adam_epsilon: float = Field(gt=0, description="AdamW.")

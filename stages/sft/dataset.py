@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from stages.common.prompts import full_context_messages, materialise_context
 from stages.common.records import Sample
@@ -19,12 +20,16 @@ from stages.common.tokens import ChatTokenizer
 
 @dataclass(frozen=True)
 class Example:
-    """prompt_ids: the conversation up to the assistant's turn. answer_ids: the answer, end token included."""
+    """prompt_ids: the conversation up to the assistant's turn. answer_ids: the answer, end token included.
+
+    form: full_context, or agent for a turn or the answer of the memory agent (agent_traces.py).
+    """
 
     sample_id: str
     task_type: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    form: Literal["full_context", "agent"] = "full_context"
 
 
 def answer_text(sample: Sample) -> str:

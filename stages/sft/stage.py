@@ -27,6 +27,7 @@ from stages.rl.build_policy import build_policy
 from stages.rl.checkpoint import Checkpoints, fingerprint
 from stages.rl.distributed import World, current_world
 from stages.rl.policy import OptimizerSettings
+from stages.sft.agent_traces import agent_examples
 from stages.sft.config import SftStage
 from stages.sft.dataset import Example, build_examples
 from stages.sft.teacher import teacher_traces
@@ -71,12 +72,30 @@ def run(config: SftStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: 
     documents = DocumentStore([inputs["documents"]])
     traces = _of_first_process(world, lambda: build_traces(config, samples, documents, state_dir))
     examples, too_long = build_examples(samples, documents, policy.tokenizer, config.sft.max_tokens, traces.texts)
+    of_agent = agent_examples(
+        samples,
+        documents,
+        policy.tokenizer,
+        config.sft.agent,
+        config.sft.agent_samples,
+        config.sft.max_tokens,
+        config.seed,
+    )
+    if config.sft.agent_samples and not of_agent:
+        logger.warning("sft.agent_samples: no sample has evidence that an exact reader could keep in its memory")
+    examples += of_agent
     if not examples:
         raise NotEnoughDataError(
             f"none of the {len(samples)} SFT samples has at most {config.sft.max_tokens} tokens (prompt plus answer). "
             "Raise sft.max_tokens or stratify.sft_samples_per_task, or set sft.enabled to false."
         )
-    logger.info("%d samples, %d left out as longer than %d tokens", len(examples), too_long, config.sft.max_tokens)
+    logger.info(
+        "%d examples, %d of them turns of the memory agent; %d samples left out as longer than %d tokens",
+        len(examples),
+        len(of_agent),
+        too_long,
+        config.sft.max_tokens,
+    )
     identity = fingerprint(config.model_dump_json(), base_digest, *(s.model_dump_json() for s in samples))
     identity = fingerprint(identity, *traces.texts, *traces.texts.values())  # a teacher's replies are data, too
     checkpoints = Checkpoints(
@@ -110,8 +129,9 @@ def run(config: SftStage, inputs: Mapping[str, Path], out_dir: Path, state_dir: 
         write_jsonl(out_dir / "examples.jsonl", taught)
         checkpoints.clear()
     return {
-        "samples": len(examples),
+        "samples": len(examples) - len(of_agent),
         "too_long": too_long,
+        "agent_turns": len(of_agent),
         "teacher_traces": len(traces.from_teacher),
         "proof_traces": len(traces.texts) - len(traces.from_teacher),
         "updates": progress.step,
@@ -168,7 +188,9 @@ async def _ask_teacher(
 def _taught(example: Example, response: str, traces: Traces) -> dict[str, Any]:
     """An example as it may be read."""
     origin = "none"
-    if example.sample_id in traces.texts:
+    if example.form == "agent":
+        origin = "agent"
+    elif example.sample_id in traces.texts:
         origin = "teacher" if example.sample_id in traces.from_teacher else "proof"
     return {
         "id": example.sample_id,

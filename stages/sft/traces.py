@@ -136,14 +136,14 @@ def _outline(sample: Sample, documents: DocumentStore) -> list[str]:
 
 def _quotes(sample: Sample, documents: DocumentStore) -> list[str]:
     """The sample's evidence, quoted."""
-    return [f'"{_title(item.document_id, documents)}" says: "{_shortened(item.quote)}"' for item in sample.evidence]
+    return [f'"{_title(item.document_id, documents)}" says: "{shortened(item.quote)}"' for item in sample.evidence]
 
 
 def _cite(row: Row, documents: DocumentStore) -> str:
     """Where a row's value stands, and its characters."""
     span = Span(document_id=row["document_id"], start=row["start"], end=row["end"])
     labels = "".join(f", {label}" for label in row.get("labels", ()))
-    return f'"{_title(span.document_id, documents)}"{labels}: "{_shortened(documents.text_of(span))}".'
+    return f'"{_title(span.document_id, documents)}"{labels}: "{shortened(documents.text_of(span))}".'
 
 
 def _named(row: Row) -> str:
@@ -157,7 +157,8 @@ def _title(document_id: str, documents: DocumentStore) -> str:
     return documents[document_id].title.replace('"', "'")
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A quote on one line, of bounded length."""
     text = collapse_blanks(text)
     return text if len(text) <= MAX_QUOTE_CHARACTERS else text[:MAX_QUOTE_CHARACTERS].rstrip() + " ..."
 

@@ -14,7 +14,7 @@ from infra.tracking import PipelineTracker
 from infra.trajectories import TrajectorySender
 from stages.engines.scripted_engine import ScriptedEngine
 from stages.memory.agent import MemoryAgent
-from stages.memory.record import trajectory_record
+from stages.memory.record import trajectory_record, verdict_record
 
 TEXT = "The Elbe flows to Hamburg. " * 60
 
@@ -209,3 +209,36 @@ def test_what_cannot_be_spooled_is_told_once_and_raises_nothing(tmp_path, caplog
     spool.close()
     assert len(caplog.records) == 1
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_verdict_that_comes_later_is_a_tag_of_its_trace_also_after_a_kill(settings, result):
+    record = record_of(result, "one")
+
+    def killed(spool):
+        spool.trajectory(record)
+        spool.close()
+
+    def resumed(spool):
+        spool.trajectory(verdict_record("one", "yes", 1.0))
+        spool.trajectory(verdict_record("never recorded", "no", 0.0))
+        spool.finish()
+
+    one_run(settings, "judged", "e" * 64, killed, status="FAILED")
+    assert "judge" not in traces(settings, "judged")[0].info.tags
+    one_run(settings, "judged", "e" * 64, resumed)
+    (trace,) = traces(settings, "judged")
+    assert (trace.info.tags["judge"], trace.info.tags["score"]) == ("yes", "1.0")
+
+
+def test_a_verdict_that_is_known_at_once_is_a_tag_and_an_attribute(settings, result):
+    record = record_of(result, "one")
+    record["attributes"]["judge"] = "no"
+
+    def work(spool):
+        spool.trajectory(record)
+        spool.finish()
+
+    one_run(settings, "judged_at_once", "f" * 64, work)
+    (trace,) = traces(settings, "judged_at_once")
+    assert trace.info.tags["judge"] == "no"
+    assert trace.data.spans[0].attributes["judge"] == "no"

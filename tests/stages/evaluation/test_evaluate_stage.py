@@ -8,6 +8,7 @@ from evaluation_examples import SAMPLES, sample, stage_config
 from stages.common.errors import InputError
 from stages.common.records import Span
 from stages.common.storage import md5_of_folder, read_json, write_jsonl, write_model_pointer
+from stages.evaluation.base import Prediction
 from stages.evaluation.evaluate import run
 from stages.evaluation.recording import RECORDED, Recorder
 from stages.memory.config import MemoryAgentConfig
@@ -163,6 +164,29 @@ def test_what_the_agent_read_is_recorded_with_its_score_and_the_outputs_stay_as_
     again = Recording()
     run_stage(tmp_path, stage_inputs, name="again/sft", emit=again, samples=2)
     assert again.trajectories == []
+
+
+def test_a_judges_verdict_is_told_of_the_trajectories_that_were_recorded(tmp_path, stage_inputs):
+    out_dir, _ = run_stage(tmp_path, stage_inputs, samples=2)
+    rows = [json.loads(line) for line in (out_dir / "predictions.jsonl").read_text().splitlines()]
+    judged = [Prediction.model_validate(row | {"judge": "yes", "score": 1.0}) for row in rows[:-1]]
+    judged.append(Prediction.model_validate(rows[-1]))  # one that no judge saw
+
+    class Asked:
+        def __init__(self, row):
+            self.key, self.mode = (row["benchmark"], row["mode"], row["sample_id"]), row["mode"]
+
+    emit = Recording()
+    Recorder([Asked(row) for row in rows], emit).judged(judged)
+    agent = [row for row in rows[:-1] if row["mode"] == "memory_agent" and row["sample"] == 0]
+    assert emit.trajectories == [
+        {
+            "key": f"{row['benchmark']}/memory_agent/{row['sample_id']}",
+            "verdict": {"judge": "yes", "score": 1.0},
+        }
+        for row in agent
+    ]
+    assert agent
 
 
 def test_a_bounded_number_of_trajectories_is_recorded_spread_over_all_that_is_asked():

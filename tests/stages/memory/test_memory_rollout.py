@@ -7,6 +7,8 @@ from stages.common.records import AnswerKind, Category, Document, Sample, Span, 
 from stages.common.storage import DocumentStore, write_jsonl
 from stages.engines.scripted_engine import ScriptedEngine
 from stages.memory.config import MemoryAgentConfig
+from stages.memory.kept_splits import KeptSplits
+from stages.memory.query import SplitQuery
 from stages.memory.rollout import MemoryRolloutSource
 
 LENGTHS = MemoryAgentConfig(
@@ -146,3 +148,56 @@ def test_the_first_places_group_of_every_call_is_handed_to_who_wants_to_show_it(
     assert [result.text for result in results] == [rollout.text for rollout in group.rollouts]
     assert [scored.reward for scored in scores] == [rollout.reward for rollout in group.rollouts]
     assert [len(result.turns) for result in results] == [rollout.counters["turns"] for rollout in group.rollouts]
+
+
+def asked_of(documents, by, split_many=None):
+    """What the first turn and the last prompt of a sample are asked, with formatting words in its question."""
+    seen = []
+
+    def read(prompt, request, index):
+        seen.append(prompt.split("<user>\n")[-1])
+        return reader(prompt, request, index)
+
+    agent = LENGTHS.model_copy(update={"split_question": by})
+    options = {"group_size": 1, "temperature": 0.7, "top_p": 0.95, "seed": 5, "split_many": split_many}
+    wordy = sample("a").model_copy(update={"question": "In capitals: where does the Elbe go? Answer with one word."})
+    MemoryRolloutSource(ScriptedEngine(read), documents, agent, **options)([wordy], step=0)
+    return seen[0].split("</question>")[0], seen[-1].split("</question>")[1]
+
+
+def test_the_question_is_split_off_by_rules_or_by_a_model(documents, tmp_path):
+    form = "Answer with the name or phrase only.\n<assistant>\n"
+    first, last = asked_of(documents, "off")
+    assert first == "<question>In capitals: where does the Elbe go? Answer with one word."
+    assert last == f"\n{form}"
+    first, last = asked_of(documents, "rules")
+    assert first == "<question>In capitals: where does the Elbe go?"
+    assert last == f"\nAnswer with one word.\n{form}"
+    asked = []
+
+    def model(questions):
+        asked.extend(questions)
+        return [SplitQuery("where does the Elbe go?", "In capitals: Answer with one word.") for _ in questions]
+
+    for _ in range(2):  # the second time it is on disk
+        first, last = asked_of(documents, "model", KeptSplits(tmp_path / "splits.jsonl", model))
+        assert first == "<question>where does the Elbe go?"
+        assert last == f"\nIn capitals: Answer with one word.\n{form}"
+    assert len(asked) == 1
+    assert asked_of(documents, "model") == asked_of(documents, "rules")  # no model is configured
+
+
+def test_half_a_line_of_kept_splits_is_passed_over(tmp_path):
+    path = tmp_path / "splits.jsonl"
+    KeptSplits(path, lambda questions: [SplitQuery(question, "") for question in questions])(["a?", "b?"])
+    path.write_text(path.read_text()[:-20])
+    asked = []
+
+    def ask(questions):
+        asked.extend(questions)
+        return [SplitQuery(question, "x") for question in questions]
+
+    kept = KeptSplits(path, ask)
+    assert kept(["b?", "a?", "b?"]) == [SplitQuery("b?", "x"), SplitQuery("a?", ""), SplitQuery("b?", "x")]
+    assert asked == ["b?"]
+    assert KeptSplits(path, ask)(["b?"]) == [SplitQuery("b?", "x")]

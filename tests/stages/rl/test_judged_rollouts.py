@@ -16,7 +16,7 @@ from stages.common.storage import DocumentStore, write_jsonl
 from stages.engines.scripted_engine import ScriptedEngine
 from stages.rewards.judge import build_reward
 from stages.rl.rollout import FullContextRolloutSource
-from tests.stages.rl.test_rl_stage import config_of, run_stage
+from tests.stages.rl.test_rl_stage import AGENT, config_of, run_stage
 from tests.stages.rl.tiny_world import make_samples, write_model_folder
 
 ANSWERS = ["harbour of cranes", "the port", "", "cranes, many cranes"]
@@ -132,3 +132,45 @@ def test_a_killed_run_with_a_judge_ends_like_an_unbroken_one(world, tmp_path):
         assert step["judge/asked"] == metrics["judge/asked"] >= metrics["judge/disagreements"] + metrics["judge/failed"]
         assert {"judge/calls", "judge/latency_p95_s"} <= set(metrics)
         assert not {"judge/calls", "judge/cache_hits", "judge/latency_p95_s"} & set(step)
+
+
+def split_or_judge(request: dict) -> str:
+    """A scripted model that splits questions, and says YES to every answer."""
+    content = request["messages"][-1]["content"]
+    if "Split a question" not in content:
+        return "[[YES]]"
+    question = content.split("<question>\n")[1].split("\n</question>")[0]
+    core, _, form = question.partition(" say? ")
+    return json.dumps({"core": f"{core} say?", "instructions": form})
+
+
+def test_memory_rl_has_its_questions_split_by_the_judges_model_and_records_its_verdict(world, tmp_path):
+    _, samples = text_samples("no model says this")
+    asked = [s.model_copy(update={"question": f"{s.question} In Latin, if you can."}) for s in samples]
+    write_jsonl(tmp_path / "train.jsonl", asked)
+    agent = AGENT | {"split_question": "model"}
+    memory = {"agent": agent, "max_input_tokens": 400, "steps": 1, "filter_prompts": 0}
+    recorded: list[dict] = []
+
+    class Recording:
+        def __call__(self, step, metrics):
+            pass
+
+        def trajectory(self, record):
+            recorded.append(record)
+
+    with ScriptedChatServer(split_or_judge) as server:
+        config = config_of(
+            "memory_rl",
+            rl={"shared": {"overlong": "keep"}},
+            memory_rl=memory,
+            endpoints={"judge": endpoint(server).model_dump()},
+        )
+        inputs = world | {"train": tmp_path / "train.jsonl", "heldout": tmp_path / "train.jsonl"}
+        run_stage("memory_rl", inputs, tmp_path / "run", config, Recording())
+    (kept,) = (tmp_path / "run").rglob("question_splits.jsonl")
+    splits = [json.loads(line) for line in kept.read_text().splitlines() if line]
+    assert len(splits) == len({split["question"] for split in splits}) > 0
+    assert {split["instructions"] for split in splits} == {"In Latin, if you can."}
+    assert {record["attributes"].get("judge") for record in recorded} <= {"yes", None}
+    assert any(record["attributes"].get("judge") == "yes" for record in recorded)

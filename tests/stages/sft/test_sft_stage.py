@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_the_mean_negative_log_likelihood_of_answer_toke
 def test_the_stage_lowers_the_loss_and_writes_its_files(world, tmp_path):
     counts = run_stage(world, tmp_path, stage_config(steps=12, learning_rate=5e-3))
     assert counts == {
-        "samples": 15, "too_long": 0, "teacher_traces": 0, "proof_traces": 0, "updates": 12, "skipped_updates": 0,
+        "samples": 15, "too_long": 0, "agent_turns": 0, "teacher_traces": 0, "proof_traces": 0, "updates": 12, "skipped_updates": 0,
         "answer_tokens": 12 * 4 * 32,
     }  # fmt: skip
     taught = read_metrics(tmp_path / "data" / "examples.jsonl")
