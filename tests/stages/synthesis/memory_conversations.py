@@ -6,10 +6,18 @@ import random
 from sample_corpus import doc
 
 from stages.common.records import Category
+from stages.synthesis.config import DialogueConfig
 from stages.synthesis.memory_asking import Ask
 from stages.synthesis.rederive import rederive
 from stages.synthesis.sessions import sessions_of
 from stages.synthesis.windows import Window
+
+LONGEST = 60_000
+
+
+def wanted(questions, longest=LONGEST):
+    return DialogueConfig(questions=questions, min_questions=1, max_window_characters=longest)
+
 
 CAFE = """# Coffee orders, batch 1
 

@@ -3,20 +3,22 @@
 from itertools import pairwise
 
 import pytest
+from memory_conversations import LONGEST, wanted
 from sample_corpus import doc, ingested
 
 from stages.common.errors import InputError, NotEnoughDataError
 from stages.common.records import AnswerKind, Category, QAPair, Span, TaskType
 from stages.common.seeds import rng
 from stages.common.storage import read_records
-from stages.common.turns import Turn
+from stages.common.turns import Turn, parse_turns
 from stages.synthesis import dialogue, recall
-from stages.synthesis.config import DialogueConfig, DialogueStage
+from stages.synthesis.config import DialogueStage
 from stages.synthesis.dialogue import make_questions
 from stages.synthesis.dialogue_proofs import rederive_mrcr, rederive_reply, rederive_speaker
 from stages.synthesis.memory_asking import Ask
 from stages.synthesis.near_duplicates import near_duplicates
-from stages.synthesis.windows import askable, cut_windows
+from stages.synthesis.sessions import Session
+from stages.synthesis.windows import Window, askable, cut_windows
 
 MEETING = "# Meeting 7\n\n" + "".join(
     f"[{number}] {speaker}: {text}\n"
@@ -48,13 +50,6 @@ def test_askable_turns_are_plain_and_of_moderate_length():
     assert not askable(turn("We need\nmore money"))
 
 
-LONGEST = 60_000
-
-
-def wanted(count, longest=LONGEST):
-    return DialogueConfig(questions=count, min_questions=1, max_window_characters=longest)
-
-
 def questions_of(text, count=40):
     return make_questions([conversation(text=text)], wanted(count), seed=3)
 
@@ -76,44 +71,49 @@ def test_the_answer_is_the_string_and_the_turn():
                 assert window.count(f"] {pair.proof['speaker']}: ") == pair.proof["needles"]
 
 
-TALK = "".join(
-    f"[{number}] {speaker}: {text}\n"
-    for number, (speaker, text) in enumerate(
-        [
-            ("Chair", "Welcome back to this long meeting, all of you."),
-            *[("Ann", f"The lantern of room {n} is broken again.") for n in range(4)],
-            *[("Bob", f"My window in room {n} does not close.") for n in range(3)],
-            ("Bob", "Those windows were painted last spring."),
-            *[("Cleo", f"Our garden has {n} apple trees this year.") for n in range(8)],
-        ]
-    )
-)
+CHAIR = ["Chair: Welcome back to this long meeting, all of you."]
+ANN = [f"Ann: The lantern of room {n} is broken again." for n in range(4)]
+BOB = [f"Bob: My window in room {n} does not close." for n in range(3)] + [
+    "Bob: Those windows were painted last spring."
+]
+CLEO = [f"Cleo: Our garden has {n} apple trees this year." for n in range(8)]
+DORA = ["Dora: Nobody may water the flowers.", "Dora: The flowers want some water."]
 
 
-def recall_of(text, family):
-    """Questions of one family about the text as one window, over many seeds."""
-    (window,) = [w for w in cut_windows([conversation(text=text)], 1, 5, LONGEST) if len(w.turns) == text.count("\n")][
-        :1
-    ] or [None]
-    return [pair for seed in range(60) if (pair := family(Ask(window, rng(seed, "recall"), seed)))]
-
-
-def test_requests_fit_two_four_or_eight_turns(monkeypatch):
-    monkeypatch.setattr("stages.synthesis.windows._SHORT", (0.0, 1, 1))
-    monkeypatch.setattr("stages.synthesis.windows._MEDIUM", (0.0, 1, 1))
-    monkeypatch.setattr("stages.synthesis.windows._window_characters", lambda longest, chance: longest)
-    speakers, words = recall_of(TALK, recall.by_speaker), recall_of(TALK, recall.by_word)
-    # Chair speaks once; Bob says "room" three times, and his "window" stands inside another word of his.
-    assert {(p.proof["speaker"], p.proof["needles"]) for p in speakers} == {("Ann", 4), ("Bob", 4), ("Cleo", 8)}
-    assert {(p.proof["speaker"], p.proof["word"], p.proof["needles"]) for p in words} == {
-        *[("Ann", word, 4) for word in ("lantern", "broken")],
-        *[("Cleo", word, 8) for word in ("garden", "apple", "trees")],
-    }
-    assert {p.proof["ordinal"] for p in speakers if p.proof["speaker"] == "Cleo"} >= {1, 4, 8}
-    for pair in (*speakers, *words):
-        assert rederive_mrcr(pair, lambda span: TALK[span.start : span.end]) == pair.answer
+def recall_of(turns, family):
+    """Questions of one family about the turns as one window, over many seeds; all of them re-derived."""
+    text = "".join(f"[{number}] {turn}\n" for number, turn in enumerate(turns))
+    document = conversation(text=text)
+    whole = tuple(parse_turns(text))
+    window = Window(document, (Session("", 0, whole),), whole, 0)
+    found = [pair for seed in range(60) if (pair := family(Ask(window, rng(seed, "recall"), seed)))]
+    for pair in found:
+        assert rederive_mrcr(pair, window.read) == pair.answer
         damaged = pair.model_copy(update={"proof": pair.proof | {"needles": pair.proof["needles"] + 1}})
-        assert rederive_mrcr(damaged, lambda span: TALK[span.start : span.end]) is None
+        assert rederive_mrcr(damaged, window.read) is None
+    return found
+
+
+def test_requests_fit_two_four_or_eight_turns_and_most_come_first():
+    def speakers(*turns):
+        return {(p.proof["speaker"], p.proof["needles"]) for p in recall_of([*CHAIR, *turns], recall.by_speaker)}
+
+    assert speakers(*ANN[:3]) == set()
+    assert speakers(*ANN, *BOB, *DORA) == {("Ann", 4), ("Bob", 4)}
+    assert speakers(*ANN, *CLEO) == {("Cleo", 8)}
+    assert speakers(*DORA, *ANN[:3]) == {("Dora", 2)}
+    of_cleo = recall_of([*CHAIR, *CLEO], recall.by_speaker)
+    assert {pair.proof["ordinal"] for pair in of_cleo} == set(range(1, 9))
+
+
+def test_a_word_is_asked_for_where_the_speaker_says_it_whole():
+    def words(*turns):
+        return {(p.proof["speaker"], p.proof["word"]) for p in recall_of([*CHAIR, *turns], recall.by_word)}
+
+    # Bob's "window" stands inside another word of his; three turns are no number of needles.
+    assert words(*ANN, *BOB) == {("Ann", "lantern"), ("Ann", "broken")}
+    assert words(*CLEO) == {("Cleo", "garden"), ("Cleo", "apple"), ("Cleo", "trees")}
+    assert words(*DORA) == {("Dora", "flowers"), ("Dora", "water")}
 
 
 def test_a_window_of_a_million_tokens_is_asked_about():

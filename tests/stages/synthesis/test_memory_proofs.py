@@ -5,7 +5,7 @@ import string
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_conversations import CAFE, MEETING, SHOP, answers, asked, record, window_of
+from memory_conversations import CAFE, LONGEST, MEETING, SHOP, answers, asked, record, wanted, window_of
 from sample_corpus import doc, span_of, store
 
 from stages.common.records import AnswerKind, Category, QAPair, Sample, Span
@@ -154,7 +154,7 @@ def tampered(pair, window):
 def check(documents, pairs, questions, seed):
     """Every question re-derives from its window, quotes what is there, and gives something else after tampering."""
     texts = {document.id: document.text for document in documents}
-    windows = {(w.document.id, w.start): w for w in cut_windows(documents, questions, seed)}
+    windows = {(w.document.id, w.start): w for w in cut_windows(documents, questions, seed, LONGEST)}
     for pair in pairs:
         place = Span.model_validate(pair.proof["window"])
         for item in pair.evidence:
@@ -173,8 +173,8 @@ def check(documents, pairs, questions, seed):
 @given(CONVERSATION, st.integers(0, 5))
 def test_every_question_is_rederived_and_no_tampered_one_is(conversation, seed):
     documents = [doc("talk", written(conversation), Category.DIALOGUES), doc("twin", MEETING, Category.DIALOGUES)]
-    pairs = make_questions(documents, 30, seed)
-    assert pairs == make_questions(documents, 30, seed)
+    pairs = make_questions(documents, wanted(30), seed)
+    assert pairs == make_questions(documents, wanted(30), seed)
     check(documents, pairs, 30, seed)
 
 
@@ -223,13 +223,13 @@ def long_corpus():
 
 def test_questions_of_all_families_hold_and_fail_when_tampered_with():
     documents = long_corpus()
-    pairs = make_questions(documents, 900, seed=7)
+    pairs = make_questions(documents, wanted(900), seed=7)
     assert {pair.generator for pair in pairs} >= {f"dialogue_memory/{name}" for name in FAMILIES}
     check(documents, pairs, 900, seed=7)
 
 
 def test_half_is_mrcr_and_the_other_kinds_are_even():
-    pairs = make_questions(long_corpus(), 280, seed=3)
+    pairs = make_questions(long_corpus(), wanted(280), seed=3)
     kinds = {}
     for pair in pairs:
         kind = pair.generator.split("/")[1]
@@ -251,7 +251,7 @@ def test_half_is_mrcr_and_the_other_kinds_are_even():
 
 
 def test_questions_that_may_be_unanswerable_mostly_have_an_answer():
-    pairs: list[QAPair] = make_questions(long_corpus(), 600, seed=4)
+    pairs: list[QAPair] = make_questions(long_corpus(), wanted(600), seed=4)
     offered = [pair for pair in pairs if OR_NOT_MENTIONED in pair.question]
     absent = [pair for pair in offered if pair.answer == NOT_MENTIONED]
     assert 0 < len(absent) <= 0.4 * len(offered)
@@ -259,6 +259,6 @@ def test_questions_that_may_be_unanswerable_mostly_have_an_answer():
 
 
 def test_no_answer_stands_in_its_question_but_the_offered_phrase():
-    for pair in make_questions(long_corpus(), 600, seed=6):
+    for pair in make_questions(long_corpus(), wanted(600), seed=6):
         if pair.answer_kind is AnswerKind.TEXT and pair.answer != NOT_MENTIONED:
             assert f" {pair.answer} " not in pair.question
