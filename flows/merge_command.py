@@ -23,8 +23,8 @@ def merge(
         list[float] | None, typer.Option("--weight", help="linear, task_arithmetic: one per expert, in their order.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 (default: the widest of the inputs).")
-    ] = None,
+        str, typer.Option("--dtype", help="auto (the widest of the inputs), base, float32, bfloat16 or float16.")
+    ] = "auto",
     shard_gb: Annotated[float, typer.Option("--shard-gb", help="Largest file, 10^9 bytes.")] = 5.0,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Per-tensor report (default: OUT/merge.json).")

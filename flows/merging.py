@@ -26,7 +26,7 @@ def merge_models(
     select_topk: float,
     weighting: str,
     weights: Sequence[float],
-    dtype: str | None,
+    dtype: str,
     shard_gb: float,
     report: Path | None,
     say: Callable[[str], None],
@@ -58,7 +58,9 @@ def merge_models(
     names = _names(experts)
     summary = summarise(reports, names)
     path = report or out / "merge.json"
-    settings = {"method": method, "select_topk": select_topk, "weighting": weighting, "weights": list(weights) or None}
+    settings = {
+        "method": method, "select_topk": select_topk, "weighting": weighting, "weights": list(weights) or None, "dtype": dtype,
+    }  # fmt: skip
     rows = [row.as_row() for row in reports]
     write_json(path, {**settings, "experts": names, "summary": summary, "tensors": rows})
     say(f"{len(reports)} tensors, {sum(row.parameters for row in reports):,} parameters: {out}")

@@ -23,6 +23,9 @@ class MergeConfig(Section):
     weighting: Literal["scale_free", "reference"] = Field(
         description="reference: bit-compatible with mergekit (absolute thresholds)."
     )
+    dtype: Literal["auto", "base", "float32", "bfloat16", "float16"] = Field(
+        description="Type of the written weights. auto: the widest among base and experts; base: the base's, tensor by tensor."
+    )
     weights: list[float] | None = Field(
         description="For linear and task_arithmetic, one for stage 3 and one for memory; null: 1/2 and 1/2, or 1 and 1."
     )

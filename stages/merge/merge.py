@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 MAX_SHARD_BYTES = 5_000_000_000
 METHODS = ("sce", "linear", "task_arithmetic")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_POLICIES = ("auto", "base", *DTYPES)
 _COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model"}
 
 
@@ -63,7 +64,7 @@ def merge_checkpoints(
     select_topk: float = 1.0,
     weighting: Weighting = "scale_free",
     weights: Sequence[float] | None = None,
-    dtype: str | None = None,
+    dtype: str = "auto",
     max_shard_bytes: int = MAX_SHARD_BYTES,
     work_dir: Path | None = None,
     threads: int | None = None,
@@ -78,8 +79,9 @@ def merge_checkpoints(
         select_topk: of sce.
         weighting: of sce.
         weights: of the other two, one per expert; None: 1/n for linear, 1 for task_arithmetic.
-        dtype: float32, bfloat16 or float16 for all floating-point tensors; None: per tensor the widest among base and
-            experts, since rounding to a narrower one would erase small differences. Moments are summed in float64.
+        dtype: of the written floating-point tensors. float32, bfloat16, float16; base: the base's, tensor by tensor; auto:
+            per tensor the widest among base and experts, since rounding to a narrower one would erase small differences.
+            It changes the last rounding alone: arithmetic is in float32 or wider, moments are summed in float64.
         max_shard_bytes: a file above it is split as transformers splits.
         work_dir: where the shards are made, on the disk of `out_dir`; None: `<out_dir>.partial`.
         threads: tensors merged at once; None: one more than the processors that this process may use, at most 16, so that
@@ -91,8 +93,8 @@ def merge_checkpoints(
     missing or damaged, a value is not finite, or `out_dir` holds files already.
     """
     how = _method(method, select_topk, weighting, weights, len(expert_dirs))
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    if dtype not in DTYPE_POLICIES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPE_POLICIES)}, not {dtype!r}.")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir} is not empty. Give a new folder for the merged model.")
     base, experts = _opened(base_dir, expert_dirs)
@@ -254,10 +256,12 @@ def _into_place(work_dir: Path, out_dir: Path) -> None:
         shutil.rmtree(work_dir)
 
 
-def _out_dtype(name: str, base: Checkpoint, experts: Sequence[Checkpoint], chosen: str | None) -> torch.dtype:
+def _out_dtype(name: str, base: Checkpoint, experts: Sequence[Checkpoint], policy: str) -> torch.dtype:
     dtype = base[name].dtype
-    if chosen is not None and dtype.is_floating_point:
-        return DTYPES[chosen]
+    if policy == "base" or not dtype.is_floating_point:
+        return dtype
+    if policy != "auto":
+        return DTYPES[policy]
     for expert in experts:
         dtype = torch.promote_types(dtype, expert[name].dtype)
     return dtype

@@ -34,6 +34,7 @@ def run(config: MergeStage, inputs: Mapping[str, Path], out_dir: Path, state_dir
         weighting=config.merge.weighting,
         weights=config.merge.weights,
         method=config.merge.method,
+        dtype=config.merge.dtype,
         work_dir=state_dir / "model.partial",
     )
     summary = summarise(reports, EXPERTS)
@@ -44,6 +45,7 @@ def run(config: MergeStage, inputs: Mapping[str, Path], out_dir: Path, state_dir
             "select_topk": config.merge.select_topk,
             "weighting": config.merge.weighting,
             "weights": config.merge.weights,
+            "dtype": config.merge.dtype,
             "experts": list(EXPERTS),
             "summary": summary,
             "tensors": [report.as_row() for report in reports],

@@ -60,7 +60,8 @@ def test_experts_become_one_model_with_a_report(tmp_path, longfuse):
     assert code == 0
     value = load_file(tmp_path / "mean" / "model.safetensors")["model.norm.weight"]
     assert torch.equal(value, (torch.ones(8) + 0.875).bfloat16())
-    assert json.loads((tmp_path / "r.json").read_text())["weights"] == [1.0, 3.0]
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["weights"], report["dtype"]) == ([1.0, 3.0], "bfloat16")
     assert not (tmp_path / "mean" / "merge.json").exists()
 
 
@@ -69,6 +70,7 @@ def test_experts_become_one_model_with_a_report(tmp_path, longfuse):
     [
         (["--weighting", "mean"], "--weighting must be one of scale_free, reference"),
         (["--shard-gb", "0"], "a shard needs a size above 0"),
+        (["--dtype", "int4"], "dtype must be one of auto, base, float32, bfloat16, float16, not 'int4'"),
         (["--method", "ties"], "method must be one of sce, linear, task_arithmetic"),
     ],
 )

@@ -18,7 +18,9 @@ import yaml
 from safetensors.numpy import load_file
 
 from flows.catalog import CATALOG
+from stages.report.load import MODELS
 from tests.integration.tree import command, copy_project, environment, longfuse
+from tests.report_page import ReportPage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -131,6 +133,16 @@ def test_what_the_memory_agent_read_is_a_trace_of_its_stages_run(first):
         assert len(trace.data.spans) == root.attributes["turns"] + 2  # itself, the turns, the answer
         assert root.attributes["sample_id"]
         assert ("reward" in root.attributes) != ("rule_score" in root.attributes)
+
+
+def test_the_report_links_every_score_to_its_model_and_nothing_to_nowhere(first):
+    page = ReportPage(first / "outputs/report/data/report.html")
+    assert page.broken_links() == []
+    scores = page.scores_by_model(MODELS)
+    assert {model for _, model, _ in scores} == set(MODELS)
+    for title, model, cell in scores:
+        expected = first / f"outputs/evaluate/{model}/data/scores.json"
+        assert page.target(cell.link) == expected.resolve(), title
 
 
 def test_nothing_cached_holds_a_path_of_this_machine(first):

@@ -255,7 +255,9 @@ def test_the_stage_writes_model_pointer_and_report_and_repeats_its_bytes(folders
         inputs[name] = tmp_path / "outputs" / name
         inputs[name].mkdir(parents=True)
         write_model_pointer(inputs[name], folders[folder])
-    config = MergeStage(merge=MergeConfig(method="sce", select_topk=1.0, weighting="scale_free", weights=None))
+    config = MergeStage(
+        merge=MergeConfig(method="sce", select_topk=1.0, weighting="scale_free", dtype="auto", weights=None)
+    )
     emitted = []
     sums = []
     for number in range(2):

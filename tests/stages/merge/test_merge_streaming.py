@@ -132,7 +132,7 @@ def test_linear_and_task_arithmetic_are_what_their_names_say(three, tmp_path):
         ({"method": "linear", "weights": [1.0]}, "1 weights were given for 2 experts"),
         ({"method": "linear", "weights": [1.0, -1.0]}, "must be above 0"),
         ({"select_topk": 0.0}, "select_topk"),
-        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"dtype": "int8"}, "dtype must be one of auto, base, float32, bfloat16, float16"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_any_work(three, options, message):
@@ -150,6 +150,37 @@ def test_a_chosen_type_is_written_and_stands_in_the_config(three):
     assert read_json(out / "config.json")["dtype"] == "bfloat16"
     base, *experts = (load_file(f / "model.safetensors")["model.norm.weight"] for f in (base_dir, *expert_dirs))
     assert torch.equal(merged(out)["model.norm.weight"], sce_merge(base, experts).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("base", "expert", "policy", "written"),
+    [
+        (torch.bfloat16, torch.float32, "auto", torch.float32),
+        (torch.float32, torch.bfloat16, "auto", torch.float32),
+        (torch.bfloat16, torch.float32, "base", torch.bfloat16),
+        (torch.float32, torch.bfloat16, "base", torch.float32),
+        (torch.float32, torch.float32, "float16", torch.float16),
+        (torch.bfloat16, torch.bfloat16, "float32", torch.float32),
+        (torch.bfloat16, torch.bfloat16, "auto", torch.bfloat16),
+    ],
+)
+def test_the_written_type_is_the_policys_and_the_configs_and_only_the_last_rounding(
+    tmp_path, base, expert, policy, written
+):
+    tensors = model(tmp_path / "base", 0, dtype=base)
+    experts = [
+        model(tmp_path / name, seed, 0.01 * seed, dtype=expert, base=tensors) for seed, name in ((1, "a"), (2, "b"))
+    ]
+    merge_checkpoints(tmp_path / "base", [tmp_path / "a", tmp_path / "b"], tmp_path / "out", dtype=policy)
+    ours = merged(tmp_path / "out")
+    assert {value.dtype for value in ours.values()} == {written}
+    assert f"torch.{read_json(tmp_path / 'out' / 'config.json')['dtype']}" == str(written)
+    for name, value in ours.items():
+        wide = sce_merge(tensors[name].float(), [one[name].float() for one in experts])  # no input is rounded
+        # Sums in bfloat16 would be off by a part in 256 of the difference; float32 leaves at most ties of the last rounding.
+        apart = value.float() != wide.to(written).float()
+        assert float(apart.float().mean()) < 1e-3, name
+        torch.testing.assert_close(value.float(), wide.to(written).float(), rtol=2**-7, atol=0)
 
 
 def test_a_merge_that_was_killed_leaves_nothing_whole_and_goes_on(three, monkeypatch):
