@@ -16,12 +16,14 @@ turn into its own, or if it has no evidence.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.common.prompts import answer_instruction, core_question, defuse_tags, materialise_context
 from stages.common.records import Sample
 from stages.common.rollouts import Completion, Segment
+from stages.common.seeds import rng
 from stages.common.storage import DocumentStore
 from stages.common.tokens import ChatTokenizer
 from stages.engines.scripted_engine import ScriptedEngine
@@ -39,6 +41,13 @@ NEXT_PLAN = "Look for what else the question needs."
 _WINDOW = 1 << 40  # no window bounds a text that is only written down; sft.max_tokens does
 
 
+class Reading(NamedTuple):
+    """A segment per section and one for the answer; whether each section added to the memory."""
+
+    segments: tuple[Segment, ...]
+    adds: tuple[bool, ...]
+
+
 def agent_examples(
     samples: Sequence[Sample],
     documents: DocumentStore,
@@ -48,7 +57,7 @@ def agent_examples(
     max_tokens: int,
     seed: int,
 ) -> list[Example]:
-    """The turns and answers of up to `wanted` samples, the task types in proportion of the data.
+    """Turns and answers of up to `wanted` samples, the task types in proportion of the data.
 
     max_tokens: of one turn, prompt and response; a sample with a longer one is left out as a whole.
     """
@@ -56,30 +65,45 @@ def agent_examples(
     kept = 0
     for index in epoch_order([sample.task_type.value for sample in samples], seed, 0) if wanted else []:
         sample = samples[index]
-        segments = reading(sample, materialise_context(sample, documents), tokenizer, agent)
-        lengths = [len(segment.prompt_ids) + len(segment.response_ids) for segment in segments]
-        if segments and max(lengths) <= max_tokens:
+        read = reading(sample, materialise_context(sample, documents), tokenizer, agent)
+        if read is None:
+            continue
+        lengths = [len(segment.prompt_ids) + len(segment.response_ids) for segment in read.segments]
+        if max(lengths) <= max_tokens:
             kept += 1
+            taught = _balanced(read, rng(seed, "agent traces", sample.id))
             found += [
                 Example(
                     f"{sample.id}/turn-{number}", sample.task_type.value, part.prompt_ids, part.response_ids, "agent"
                 )
-                for number, part in enumerate(segments, start=1)
+                for number, part in enumerate(read.segments, start=1)
+                if number - 1 in taught
             ]
         if kept == wanted:
             break
     return found
 
 
-def reading(sample: Sample, text: str, tokenizer: Any, agent: MemoryAgentConfig) -> tuple[Segment, ...]:
-    """The exact reader's turns over `text` and its answer; nothing if the sample cannot be read so (see above).
+def _balanced(read: Reading, chance: Random) -> set[int]:
+    """Places of the segments to teach: turns that add to the memory, as many that leave it as it is, and the answer.
+
+    Most sections say nothing about a question. Taught in their true share, they teach a small model to keep what it has,
+    whatever it reads (measured: docs/results/memory_agent.md).
+    """
+    same = [place for place, adds in enumerate(read.adds) if not adds]
+    adding = [place for place, adds in enumerate(read.adds) if adds]
+    return {*adding, *chance.sample(same, k=min(len(same), len(adding))), len(read.adds)}
+
+
+def reading(sample: Sample, text: str, tokenizer: Any, agent: MemoryAgentConfig) -> Reading | None:
+    """The exact reader's turns over `text` and its answer; None if the sample cannot be read so (see above).
 
     tokenizer: any object with ChatTokenizer's interface.
     """
     as_shown = (defuse_tags(item.quote) for item in sample.evidence)
     quotes = [defuse(quote) for quote in sorted(dict.fromkeys(as_shown), key=text.find)]
     if not quotes:
-        return ()
+        return None
     engine: Any = ScriptedEngine(lambda *_: "", tokenizer, max_model_tokens=_WINDOW, keep_requests=False)
     reader = MemoryAgent(
         engine,
@@ -106,12 +130,16 @@ def reading(sample: Sample, text: str, tokenizer: Any, agent: MemoryAgentConfig)
             response = "</think>\n\n" * reasoning_is_open + _turn([quote for quote in quotes if quote not in missing])
         ids = (*tokenizer.encode_text(response), tokenizer.eos_id)
         if len(ids) > request.max_tokens:
-            return ()
+            return None
         try:
             request = steps.send(Completion(ids, (0.0,) * len(ids), "stop"))
         except StopIteration as finished:
             result: AgentResult = finished.value
-            return () if missing or any(turn.memory_cut for turn in result.turns) else result.segments
+            if missing or any(turn.memory_cut for turn in result.turns):
+                return None
+            before = "", *(turn.memory for turn in result.turns)
+            adds = [turn.memory not in (was, NOTHING_FOUND) for turn, was in zip(result.turns, before, strict=False)]
+            return Reading(result.segments, tuple(adds))
 
 
 def _turn(found: Sequence[str]) -> str:

@@ -30,8 +30,8 @@ class SftConfig(Section):
     teacher_temperature: float = Field(ge=0, le=2, description="The teacher's sampling temperature.")
     agent_samples: int = Field(
         ge=0,
-        description="Samples that are also taught as the memory agent reads them, a turn per section and the answer, each turn with "
-        "the memory of an exact reader; 0: none.",
+        description="Samples that are also taught as the memory agent reads them, with the memory of an exact reader: turns that add to it, as "
+        "many that leave it as it is, and the answer; 0: none.",
     )
     agent: MemoryAgentConfig = Field(
         description="Lengths and prompt form of these turns: as in memory_rl.agent, or shorter where sft.max_tokens is."

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from stages.common.prompts import materialise_context
 from stages.common.records import AnswerKind, Category, Document, Evidence, Sample, Span, TaskType
 from stages.common.storage import DocumentStore, write_jsonl
 from stages.common.tokens import ChatTokenizer
@@ -48,12 +49,16 @@ def texts(segments) -> list[tuple[str, str]]:
 
 
 def test_each_turn_keeps_the_evidence_so_far_and_the_answer_follows():
-    found = texts(reading(sample(KEY, ROOM), TEXT, ByteTokenizer(), LENGTHS))
+    read = reading(sample(KEY, ROOM), TEXT, ByteTokenizer(), LENGTHS)
+    found = texts(read.segments)
     turns, (last_prompt, answer) = found[:-1], found[-1]
     memories = [parse_turn(response).memory for _, response in turns]
     plans = [parse_turn(response).plan for _, response in turns]
     kept = list(dict.fromkeys(memories))
     assert kept == [NOTHING_FOUND, ROOM, f"{ROOM}\n{KEY}"]  # in the text's order, whatever the evidence's
+    assert read.adds == tuple(
+        memory != before for memory, before in zip(memories, [NOTHING_FOUND, *memories], strict=False)
+    )
     assert plans == [FIRST_PLAN if memory == NOTHING_FOUND else NEXT_PLAN for memory in memories]
     for number, ((prompt, _), memory) in enumerate(zip(turns, memories, strict=True)):
         before = memories[number - 1] if number else "(nothing yet)"
@@ -67,7 +72,7 @@ def test_each_turn_keeps_the_evidence_so_far_and_the_answer_follows():
 
 def test_a_section_comes_first_if_the_agent_reads_so():
     order = LENGTHS.model_copy(update={"prompt_order": "section_first"})
-    prompt, _ = texts(reading(sample(ROOM), TEXT, ByteTokenizer(), order))[1]
+    prompt, _ = texts(reading(sample(ROOM), TEXT, ByteTokenizer(), order).segments)[1]
     assert prompt.index("<section") < prompt.index("<memory>")
 
 
@@ -83,7 +88,7 @@ def test_a_section_comes_first_if_the_agent_reads_so():
     ],
 )
 def test_what_an_exact_reader_could_not_do_is_not_taught(quotes, changes):
-    assert reading(sample(*quotes), TEXT, ByteTokenizer(), LENGTHS.model_copy(update=changes)) == ()
+    assert reading(sample(*quotes), TEXT, ByteTokenizer(), LENGTHS.model_copy(update=changes)) is None
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,17 @@ def test_as_many_samples_as_wanted_are_read_none_with_a_turn_over_the_limit(worl
     assert len(ids(2)) == 2
     assert ids(10) == {"s-0", "s-1", "s-2"}
     assert ids(10, max_tokens=1_000) == set()  # the prompt alone has more
+
+
+def test_of_the_turns_that_add_nothing_as_many_are_taught_as_of_those_that_do(world):
+    tokenizer = ChatTokenizer(world["base_model"] / "model")
+    documents = DocumentStore([world["documents"]])
+    read = reading(sample(ROOM, KEY), materialise_context(sample(ROOM, KEY), documents), tokenizer, LENGTHS)
+    assert sum(read.adds) == 2 < len(read.adds) - 2
+    examples = agent_examples([sample(ROOM, KEY)], documents, tokenizer, LENGTHS, 1, 4_000, seed=1)
+    adding = [f"s/turn-{place + 1}" for place, adds in enumerate(read.adds) if adds]
+    assert {*adding, f"s/turn-{len(read.segments)}"} < {example.sample_id for example in examples}
+    assert len(examples) == 2 + 2 + 1
 
 
 def test_the_stage_trains_on_turns_and_says_so(world, tmp_path):
