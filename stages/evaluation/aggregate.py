@@ -112,6 +112,9 @@ def _scored(
         metrics[f"mean_over_{first.mean_over}"] = _mean(
             [_mean(values) for values in by_group[first.mean_over].values()]
         )
+    pairs = _pair_scores(questions, answered)
+    if pairs:
+        metrics["pair_accuracy"] = _mean(pairs)
     return {
         "metric": _metric(first, flat),
         "samples": len(answered[0]) if answered else 0,
@@ -126,6 +129,19 @@ def _scored(
         "context_cut": sum(samples[0].context_cut for samples in answered),
         "judge": _judged(flat),
     }
+
+
+def _pair_scores(questions: Sequence[Question], answered: Sequence[Sequence[Prediction]]) -> list[float]:
+    """Of each pair that was answered whole: the lower of its two scores, the mean over the samples."""
+    samples: dict[str, list[Sequence[Prediction]]] = {}
+    for question, predictions in zip(questions, answered, strict=True):
+        if question.pair is not None:
+            samples.setdefault(question.pair, []).append(predictions)
+    return [
+        _mean([min(one.score, other.score) for one, other in zip(*pair, strict=True)])
+        for pair in samples.values()
+        if len(pair) == 2
+    ]
 
 
 def _summary(scores: Sequence[float], seed: int) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Question:
     groups: values by which scores are also reported, such as {"difficulty": "hard", "length": "short"}.
     mean_over: a key of `groups` whose values' means are also averaged, each value counting once, such as LongMemEval's
         six types; None: there is none.
+    pair: questions of one pair (NoCha's true and false claim) are right only together, `pair_accuracy` beside the score;
+        None: it stands alone.
     evidence_position: where the first evidence begins in the context, 0 to 1; None if unknown.
     context_tokens: length of the context if the benchmark knows it (else it is counted when asked).
     modes: those in which this question can be asked, of its benchmark's; without its context closed book alone.
@@ -97,6 +99,7 @@ class Question:
     judge: Judge | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     mean_over: str | None = None
+    pair: str | None = None
     evidence_position: float | None = None
     context_tokens: int | None = None
     modes: Sequence[Mode] = MODES

@@ -9,6 +9,7 @@ from stages.common.prompts import answer_instruction, closed_book_messages, core
 from stages.common.records import AnswerKind, Sample
 from stages.evaluation.base import Context, Question, Score
 from stages.evaluation.judging import usual_judge
+from stages.evaluation.scoring import guarded
 from stages.rewards.hybrid import reward
 
 # Metric by kind of answer; a task type with several kinds is scored by "rule_score". The first three are 0 or 1.
@@ -33,7 +34,11 @@ def sample_question(
     evidence_position: float | None,
     score: Score | None = None,
 ) -> Question:
-    """A Sample under the name of a benchmark. score: by default the reward of training; free text is judged too."""
+    """A Sample under the name of a benchmark.
+
+    score: by default the reward of training, and free text is judged too. A score of its own is one that looks for the gold
+    anywhere, so `guarded` stands beside it.
+    """
     judged = score is None and sample.answer_kind is AnswerKind.TEXT and isinstance(sample.answer, str)
     return Question(
         benchmark=benchmark,
@@ -47,11 +52,17 @@ def sample_question(
         closed_book=partial(closed_book_messages, sample),
         metric=metric,
         score=score or partial(reward, sample),
+        more_metrics=_guarded(sample, score) if score is not None else {},
         answer_tokens=_answer_tokens(sample),
         judge=usual_judge(sample.question, str(sample.answer)) if judged else None,
         evidence_position=evidence_position,
         context_tokens=sample.context_tokens,
     )
+
+
+def _guarded(sample: Sample, score: Score) -> dict[str, Score]:
+    golds = [sample.answer] if isinstance(sample.answer, str) else sample.answer
+    return {"guarded": partial(guarded, score=score, golds=golds, question=core_question(sample))}
 
 
 def _answer_tokens(sample: Sample) -> int:

@@ -2,14 +2,15 @@
 
 As published, with these departures, all against answers that say nothing: an empty response scores 0 everywhere; cover
 exact match looks at the final answer without the repeated question and gives 0 to one that is 100 words longer than the
-gold answer, so that copying the context earns nothing.
+gold answer, so that copying the context earns nothing. Rules that pay for a copy of the context (RULER, BFCL,
+NoCha, BABILong) stay as published; `guarded` stands beside them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stages.common.text import final_answer
 from stages.rewards.hybrid import MAX_EXTRA_WORDS, without_question
@@ -28,6 +29,16 @@ def covers(response: str, golds: Sequence[str], question: str) -> float:
     words = len(normalise(prediction).split())
     fitting = [gold for gold in golds if words <= len(normalise(gold).split()) + MAX_EXTRA_WORDS]
     return max((cover_exact_match(prediction, gold) for gold in fitting), default=0.0)
+
+
+def guarded(response: str, score: Callable[[str], float], golds: Sequence[str], question: str) -> float:
+    """The published score of a response without the repeated question; 0 if it is 100 words longer than all golds together.
+
+    For rules that look whether the gold strings occur anywhere, so that a copy of the context scores 1.
+    """
+    rest = without_question(response, question)
+    words = sum(len(normalise(gold).split()) for gold in golds)
+    return score(rest) if len(normalise(rest).split()) <= words + MAX_EXTRA_WORDS else 0.0
 
 
 def exact_match(response: str, golds: Sequence[str]) -> float:

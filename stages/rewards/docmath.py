@@ -47,6 +47,12 @@ def docmath_match(prediction: str, gold: str, decimals: int = 3) -> float:
 
 def docmath_value(text: str) -> Fraction | bool:
     """The number or boolean that a text states; 0 if it states none."""
+    value = stated_value(text)
+    return Fraction(0) if value is None else value
+
+
+def stated_value(text: str) -> Fraction | bool | None:
+    """The number or boolean that a text states; None if it states none, which the original takes for 0."""
     text = _DROPPED_WORDS.sub(" ", text[-4_000:].replace("−", "-"))
     text = re.split(r"[=≈]", text)[-1].translate(_DROPPED_SIGNS)
     text = text.split(" or ")[0].strip().rstrip(".").strip()
@@ -58,7 +64,7 @@ def docmath_value(text: str) -> Fraction | bool:
     try:
         return arithmetic(text)
     except (ValueError, ArithmeticError):
-        return Fraction(0)
+        return None
 
 
 def arithmetic(text: str) -> Fraction:

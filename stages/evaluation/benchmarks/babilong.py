@@ -18,7 +18,7 @@ from stages.common.seeds import rng
 from stages.evaluation.base import Availability, Benchmark, BrokenRow, Loaded, LoadRequest, Question
 from stages.evaluation.benchmarks.needle import make_hay
 from stages.evaluation.benchmarks.reading import reading_prompt
-from stages.evaluation.scoring import babilong_label
+from stages.evaluation.scoring import babilong_label, guarded
 from stages.evaluation.sources import RowSource
 
 _SOURCE = RowSource(folders=("babilong", "babi_for_babilong"), patterns=("qa[1-5]_*.txt",))
@@ -112,6 +112,7 @@ def _load(request: LoadRequest) -> Loaded:
 
 
 def _question(story: _Story, tokens: int, text: str, position: float, labels: list[str]) -> Question:
+    score = partial(babilong_label, target=story.target, labels=labels, question=story.question)
     return Question(
         benchmark=f"babilong/{tokens}",
         id=f"{story.task}-{story.number}",
@@ -122,7 +123,8 @@ def _question(story: _Story, tokens: int, text: str, position: float, labels: li
         context=partial(str, text),
         prompt=partial(reading_prompt, story.question, _FORM),
         metric="accuracy",
-        score=partial(babilong_label, target=story.target, labels=labels, question=story.question),
+        score=score,
+        more_metrics={"guarded": partial(guarded, score=score, golds=[story.target], question=story.question)},
         answer_tokens=_ANSWER_TOKENS,
         groups={"task": story.task},
         evidence_position=position,

@@ -14,7 +14,7 @@ from typing import Any
 from stages.evaluation.base import Benchmark, BrokenRow, Loaded, LoadRequest, Question
 from stages.evaluation.benchmarks.reading import position_of, reading_prompt
 from stages.evaluation.rows import questions_of, read_rows
-from stages.evaluation.scoring import bfcl_memory
+from stages.evaluation.scoring import bfcl_memory, guarded
 from stages.evaluation.sources import RowSource
 
 _QUESTIONS = RowSource(folders=("bfcl_v4_memory",), patterns=("questions_*.jsonl",))
@@ -36,6 +36,7 @@ def _parse(context: str, row: dict[str, Any]) -> Question:
     golds = [str(gold) for gold in row["ground_truth"]]
     if not any(re.search(r"\w", gold) for gold in golds):
         raise ValueError("no gold answer")
+    score = partial(bfcl_memory, golds=golds)
     return Question(
         benchmark="bfcl_memory",
         id=str(row["id"]),
@@ -46,7 +47,8 @@ def _parse(context: str, row: dict[str, Any]) -> Question:
         context=partial(str, context),
         prompt=partial(reading_prompt, question, _FORM),
         metric="accuracy",
-        score=partial(bfcl_memory, golds=golds),
+        score=score,
+        more_metrics={"guarded": partial(guarded, score=score, golds=golds, question=question)},
         answer_tokens=_ANSWER_TOKENS,
         groups={"scenario": str(row.get("scenario", "unknown"))},
         evidence_position=position_of(context, [str(row.get("source", "")).strip(". ")]),

@@ -14,7 +14,7 @@ from stages.evaluation.base import Benchmark, Loaded, LoadRequest, Question
 from stages.evaluation.benchmarks.reading import reading_prompt
 from stages.evaluation.rows import questions_of
 from stages.evaluation.sources import RowSource
-from stages.rewards.docmath import docmath_match, docmath_value
+from stages.rewards.docmath import docmath_match, docmath_value, stated_value
 from stages.rewards.rules import numbers_in, numeric_match
 
 _FORM = 'Think step by step and end with "Therefore, the answer is (the number)".'
@@ -26,9 +26,9 @@ _ARITHMETIC_TYPES = ("arithmetic", "count")
 
 
 def _accepts(response: str, gold: str) -> float:
-    """DocMath-Eval's verdict; a response without any number is wrong, although the original reads it as 0."""
+    """DocMath-Eval's verdict; what is no number is wrong, although the original reads it as 0, the gold of many changes."""
     answer = final_answer(response)
-    return docmath_match(answer, gold) if any(character.isdigit() for character in answer) else 0.0
+    return docmath_match(answer, gold) if stated_value(answer) is not None else 0.0
 
 
 def _strict(response: str, gold: str, question: str) -> float:

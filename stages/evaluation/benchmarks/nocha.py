@@ -1,7 +1,7 @@
 """NoCha (Karpinska et al. 2024): true and false claims about a whole novel.
 
-Official: a pair of claims counts only if both are judged right. Claims are asked one by one here, so the main metric is
-their accuracy (chance 50 %).
+Official: a pair of claims counts only if both are judged right (chance 25 %): `pair_accuracy`, over the pairs of which both
+were asked. The main metric is the accuracy of the single claims (chance 50 %), which any number of questions has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from stages.common.tokens import Message
 from stages.evaluation.base import Benchmark, BrokenRow, Loaded, LoadRequest, Question
 from stages.evaluation.rows import questions_of, read_rows
-from stages.evaluation.scoring import true_or_false
+from stages.evaluation.scoring import guarded, true_or_false
 from stages.evaluation.sources import RowSource
 
 _SOURCE = RowSource(folders=("nocha", "nocha_sample"), patterns=("*.claims.jsonl",))
@@ -30,6 +30,7 @@ def _parse(book: Path, row: dict[str, Any]) -> Question:
     claim, gold = row["claim"], str(row["type"]).lower()
     if gold not in ("true", "false"):
         raise ValueError(f"the type {row['type']!r} is neither true nor false")
+    score = partial(true_or_false, gold=gold)
     return Question(
         benchmark="nocha",
         id=f"{row['book_title']}-{row['index']}-{gold}",
@@ -40,9 +41,11 @@ def _parse(book: Path, row: dict[str, Any]) -> Question:
         context=partial(Path, book),
         prompt=partial(_prompt, claim),
         metric="accuracy",
-        score=partial(true_or_false, gold=gold),
+        score=score,
+        more_metrics={"guarded": partial(guarded, score=score, golds=[gold], question=claim)},
         answer_tokens=_ANSWER_TOKENS,
         groups={"book": str(row["book_title"])},
+        pair=f"{row['book_title']}-{row['index']}",
     )
 
 

@@ -11,6 +11,7 @@ from stages.common.tokens import Message
 from stages.evaluation.base import Question
 from stages.evaluation.judging import usual_judge
 from stages.evaluation.scoring import covers, exact_match, token_f1
+from stages.rewards.hybrid import without_question
 
 SHORT_ANSWER = "Answer with the name or phrase only."
 _ANSWER_TOKENS = 64
@@ -63,7 +64,7 @@ def qa_question(
         context=context,
         prompt=partial(reading_prompt, question, answer_form),
         metric="cover_exact_match",
-        score=partial(covers, golds=golds, question=question),
+        score=partial(_covers, golds, question, answer_form),
         more_metrics={
             "f1": partial(token_f1, golds=golds),
             "exact_match": partial(exact_match, golds=golds),
@@ -73,3 +74,8 @@ def qa_question(
         judge=usual_judge(question, golds),
         **rest,
     )
+
+
+def _covers(golds: Sequence[str], question: str, answer_form: str, response: str) -> float:
+    """Cover exact match; what repeats question or form earns nothing either ("it" is in "with")."""
+    return covers(without_question(response, answer_form), golds, question)

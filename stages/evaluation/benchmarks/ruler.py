@@ -27,6 +27,7 @@ from stages.common.tokens import Message
 from stages.evaluation.base import Availability, Benchmark, BrokenRow, Loaded, LoadRequest, Question
 from stages.evaluation.benchmarks.needle import make_hay
 from stages.evaluation.benchmarks.ruler_qa import PARAGRAPH_TASKS, Paragraphs, make_qa, read_paragraphs
+from stages.evaluation.scoring import guarded
 from stages.rewards.hybrid import without_question
 
 _USUAL_QUESTIONS = 25  # per task and length; published: 500
@@ -86,6 +87,7 @@ def _question(task: str, number: int, tokens: int, made: RulerTask) -> Question:
     before, after, prefix, budget = _FORMS[task.split("_")[0]]
     asked = after.format(kind=kind, query=made.query)
     part_is_enough = task in PARAGRAPH_TASKS  # any of the golds is right
+    score = partial(_contained, asked, made.golds, part_is_enough)
     return Question(
         benchmark=f"ruler/{task}/{tokens}",
         id=f"{task}-{number}",
@@ -96,7 +98,8 @@ def _question(task: str, number: int, tokens: int, made: RulerTask) -> Question:
         context=partial(str, made.context),
         prompt=partial(_prompt, before.format(kind=kind), asked),
         metric="any_contained" if part_is_enough else "share_contained",
-        score=partial(_contained, asked, made.golds, part_is_enough),
+        score=score,
+        more_metrics={"guarded": partial(guarded, score=score, golds=made.golds, question=asked)},
         answer_tokens=budget,
         answer_prefix=prefix.format(kind=kind, query=made.query),
         groups={"task": task.rsplit("_", 1)[0] if task.startswith("niah") else task},

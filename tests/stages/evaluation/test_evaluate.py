@@ -290,6 +290,19 @@ def test_the_mean_over_a_group_counts_each_of_its_values_once(tmp_path):
     assert row["metrics"] == {"mean_over_type": 0.5}
 
 
+def test_pairs_count_only_where_both_were_asked_and_are_right(tmp_path):
+    def make(name, gold, pair):
+        return question(name, gold, pair=pair)
+
+    items = planned(
+        make("q1", "Oslo", "one"), make("q2", "Oslo", "one"), make("q3", "Oslo", "two"), make("q4", "Rome", "two"),
+        make("q5", "Oslo", "half"),
+    )  # fmt: skip
+    (row,) = ask(items, tmp_path, script=lambda *a: "Oslo").evaluation.rows
+    assert row["mean"] == pytest.approx(4 / 5)
+    assert row["metrics"] == {"pair_accuracy": 0.5}
+
+
 def test_a_question_that_does_not_fit_the_window_fails_alone(tmp_path):
     long = question("long", question="x" * 2000, prompt=lambda text: [{"role": "user", "content": text + "x" * 2000}])
     for mode in ("full_context", "memory_agent"):
