@@ -87,6 +87,7 @@ def show_job(run_id: str) -> list[str]:
         f"cost        about {state.spent_usd:.2f} of {spec.budget_usd:g} USD, {state.reserved_usd:.2f} reserved",
     ]
     lines += [f"            {line}" for line in state.history]
+    lines += [f"not taken   {line}" for line in (*spec.not_tried, *state.passed_over)]
     regions = sorted({item.region for item in spec.candidates})
     for item in find_by_run(desk.clients, regions, run_id):
         if is_alive(item):
@@ -166,20 +167,14 @@ def adopt_job(run_id: str) -> Iterator[str]:
 def reap_instances(*, dry_run: bool, say: Callable[[str], None]) -> None:
     """End what is past its deadline, in every region that a profile may use. ReapError if one could not be swept."""
     desk, resources = Desk(), load_resources()
-    regions = {
-        region
-        for profile in resources.profiles.values()
-        for request in profile.stages.values()
-        for region in request.regions
-    }
     word = "would be ended" if dry_run else "ended"
     failed: ReapError | None = None
     try:
-        found = reap(desk.clients, desk.bucket, desk.region, sorted(regions), dry_run=dry_run)
+        found = reap(desk.clients, desk.bucket, desk.region, resources.regions(), dry_run=dry_run)
     except ReapError as error:
         failed, found = error, error.found
     for item in found:
-        say(f"{item.instance_id} in {item.region} ({item.run_id}) {word}: {item.why}")
+        say(f"{item.resource_id} in {item.region} ({item.run_id}) {word}: {item.why}")
     if failed is not None:
         raise failed
     if not found:

@@ -123,7 +123,7 @@ def _simulated(settings: Settings, account: Account, say: Callable[[str], None])
                 "bucket_region": "us-east-1",
                 "instance_profile": NODE_PROFILE,
                 "image_parameter": IMAGE_PARAMETERS[0],
-                "security_group": None,
+                "security_groups": {},
                 "wheelhouse": False,  # instances use this project's environment
             }
         )

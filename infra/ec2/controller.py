@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -185,6 +185,7 @@ class Controller:
             now=self._store.clock(),
             alive=_with_unseen(alive, instances, state, self._store.clock()),
             launched=None if launched is None or launched == Launched() else launched.instances,
+            shortage=empty.code if empty is not None else "",
             ran=empty is not None and (empty.gone or self._heard_of(state.attempt)),
             refused=launched.refused if launched is not None else "",
             taken=taken,
@@ -212,12 +213,28 @@ class Controller:
             self._store.write_json(f"attempt-{values['attempt']}/poison", {"reason": values["reason"]})
         elif action.kind == "terminate":
             for region in self._regions:
-                found = find_by_run(self._clients, [region], self._spec.run_id)
-                names = [item["InstanceId"] for item in found if item["InstanceId"] in values["instances"]]
-                if names:
-                    self._clients.launcher(region).terminate_instances(InstanceIds=names)
+                self._terminate(region, values["instances"])
         else:
             self._store.write_once("closed.json", {**self.state.as_json(), "closed": self._store.clock()})
+
+    def _terminate(self, region: str, wanted: Collection[str]) -> None:
+        """Raises botocore's error if it is refused; the reducer asks again. Until then somebody pays: that is told loudly."""
+        found = find_by_run(self._clients, [region], self._spec.run_id)
+        names = [item["InstanceId"] for item in found if item["InstanceId"] in wanted]
+        if not names:
+            return
+        try:
+            self._clients.launcher(region).terminate_instances(InstanceIds=names)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            logger.log(
+                logging.ERROR,
+                "run %s: %s in %s could not be ended and costs money: %s; asking again",
+                self._spec.run_id,
+                ", ".join(names),
+                region,
+                error,
+            )
+            raise
 
     def _quietly(self, action: Callable[[], Any]) -> None:
         try:

@@ -191,6 +191,18 @@ class Desk:
         """The journal of those."""
         return [call for call in self.cloud.calls("RunInstances") if self.run_id in call["params"].values()]
 
+    def launched_once_for_each_of(self, attempts):
+        """Every attempt had its instance from the first candidate, by one call: the journal's word."""
+        assert self.launches() == [(ZONES[0], 200, None)] * attempts
+        assert len(self.instances()) == attempts
+
+    def ended_by(self, instance_id):
+        """Who ended an instance, as EC2 says."""
+        return next(item["reason"] for item in self.cloud.instances() if item["id"] == instance_id)
+
+    def exit(self, attempt):
+        return self.store.read_json(f"attempt-{attempt}/node-0/exit.json")
+
     def results_written(self):
         key = f"{self.spec.prefix}/result.json"
         return len([call for call in self.cloud.calls("PutObject", key=key) if call["status"] == 200])
