@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
+from flows.job_tracking import publish_adopted
 from flows.on_ec2 import BUCKET_VARIABLE, SIMULATED, account_of
 from infra.ec2.aws import Clients
-from infra.ec2.controller import Controller, Follower
+from infra.ec2.controller import Controller
+from infra.ec2.follower import Follower
 from infra.ec2.launch import find_by_run, is_alive
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.reducer import State
@@ -17,7 +21,7 @@ from infra.ec2.resources import Account, load_resources
 from infra.ec2.spec import RunSpec
 from infra.ec2.store import LeaseLostError, RunStore, list_runs
 from infra.errors import InfraError
-from infra.settings import Settings, export
+from infra.settings import Settings, export, load_settings
 
 
 def mean_the_simulated_cloud(settings: Settings) -> None:
@@ -159,6 +163,9 @@ def adopt_job(run_id: str) -> Iterator[str]:
             yield lines.get(timeout=0.2)
         except Empty:
             continue
+    state = replace(controller.state, message=str(failed[0])) if failed else controller.state
+    if publish_adopted(load_settings(Path.cwd()), store.spec(), state):
+        yield f"run {run_id}: its page is in Prefect"
     if failed:
         raise failed[0]
     yield f"run {run_id}: {controller.state.outcome}"

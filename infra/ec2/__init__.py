@@ -6,6 +6,7 @@
     shortage.py   what one refusal says about other candidates
     budget.py     worst case reserved before a launch, settled after             reducer.py  pure: state + observation -> actions
     controller.py the thin shell round the reducer                               reaper.py   ends what its deadline tag says
+    follower.py   lines and metrics over all attempts
     bundle.py     the exact code                                                 runner.py   the seam to the flow
     node/         what runs on an instance
 

@@ -10,13 +10,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import botocore.exceptions
 
 from infra.ec2.aws import EXPIRED, AwsError, Clients, ErrorClass, classify, code_of, what_to_do
+from infra.ec2.follower import Follower
 from infra.ec2.launch import Launched, Launcher, find_by_run, is_alive
 from infra.ec2.reducer import Action, Seen, State, step
 from infra.ec2.spec import RunSpec
@@ -24,44 +25,8 @@ from infra.ec2.store import Lease, RunStore
 
 logger = logging.getLogger(__name__)
 
-OnLine = Callable[[str], None]
 METRICS_EVERY = 4  # looks
 CANCEL_EVERY = 2
-
-
-@dataclass
-class Follower:
-    """What of a run's output was handed over, over all attempts."""
-
-    on_line: OnLine = lambda _line: None
-    on_metrics: Callable[[bytes], None] = lambda _data: None
-    attempt: int = 0
-    next_chunk: dict[str, int] = field(default_factory=dict)
-
-    def follow(
-        self, store: RunStore, attempt: int, *, beat: Mapping[str, Any] | None, metrics: bool, rest: bool = False
-    ) -> None:
-        """Hand over what is new of an attempt; `rest`: all of it.
-
-        Every look costs calls, so only one chunk is asked for that the heartbeat does not tell of.
-        """
-        if attempt != self.attempt:
-            self.attempt, self.next_chunk = attempt, {}
-        for kind in ("log", "metrics") if metrics or rest else ("log",):
-            told = int(beat["log_chunks" if kind == "log" else "metric_chunks"]) if beat is not None else 0
-            while True:
-                number = self.next_chunk.get(kind, 0)
-                data = store.read(f"attempt-{attempt}/node-0/{kind}/{number:06d}")
-                if data is None:
-                    break
-                self.next_chunk[kind] = number + 1
-                if kind == "metrics":
-                    self.on_metrics(data)
-                else:
-                    for line in data.decode("utf-8", "replace").splitlines():
-                        self.on_line(line)
-                if not rest and number + 1 >= told:
-                    break
 
 
 class Controller:
@@ -112,6 +77,10 @@ class Controller:
             self.give_up()
         return self.state
 
+    def catch_up(self) -> None:
+        """Hand over metrics that another controller of this run did not, or nobody did."""
+        self._quietly(lambda: self._follower.measure(self._store, self.state.attempt))
+
     def give_up(self) -> None:
         """Let anybody else take the run at once."""
         if self._lease is not None:
@@ -158,7 +127,10 @@ class Controller:
     def _look(self) -> Seen:
         state, launched, self._launched = self.state, self._launched, None
         self._looks += 1
-        instances = find_by_run(self._clients, self._regions, self._spec.run_id)
+        regions = self._regions
+        if state.phase == "watching":  # a call per region and look; the others are looked at before and after
+            regions = [self._spec.candidates[state.candidate].region]
+        instances = find_by_run(self._clients, regions, self._spec.run_id)
         alive = tuple(item["InstanceId"] for item in instances if is_alive(item))
         taken = any(
             item["InstanceId"] in state.instances and item.get("StateReason", {}).get("Code", "").startswith("Server.")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from typing import Any
 
@@ -20,7 +20,8 @@ from infra.ec2 import dvc
 from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import TYPES
-from infra.ec2.controller import Controller, Follower
+from infra.ec2.controller import Controller
+from infra.ec2.follower import Follower
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, Request, candidates, within_quotas
 from infra.ec2.spec import Rhythm, RunSpec, Stopping
@@ -173,6 +174,7 @@ class Ec2Runner:
         try:
             job.controller.take(wait_seconds=job.run.rhythm.lease_seconds + 5.0)
             job.final = job.controller.run()
+            job.controller.catch_up()
         except BaseException as error:  # handed to whoever waits  # noqa: BLE001
             job.error = error
         with self._guard:
@@ -194,6 +196,8 @@ class Ec2Runner:
         except BaseException:
             self.cancel(job)
             raise
+        if job.error is not None:  # the run goes on; its page says how it stood when we lost it
+            self._on_end(job.run, replace(job.controller.state, message=str(job.error)))
         if isinstance(job.error, LeaseLostError | AwsError):
             raise InfraError(str(job.error)) from job.error
         if job.error is not None:

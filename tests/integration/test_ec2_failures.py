@@ -16,6 +16,7 @@ import pytest
 
 from infra.ec2 import launch
 from infra.ec2.aws import AwsError
+from infra.ec2.follower import MetricJoin
 from infra.ec2.launch import Launcher
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.store import LeaseLostError, RunStore
@@ -484,6 +485,36 @@ def test_row_20_a_controller_without_credentials_stops_and_another_one_adopts_th
 def beats_since(cloud, desk, entry):
     key = f"{desk.spec.prefix}/attempt-1/node-0/hb"
     return sum(call.get("key") == key and call["status"] == 200 for call in cloud.journal(entry))
+
+
+@pytest.mark.slow
+def test_metrics_of_all_attempts_are_joined_by_whoever_adopts_the_run(cloud):
+    """Steps 5 and 6 are measured twice: the checkpoint that the second attempt goes on from is older."""
+    desk = Desk(cloud, 9, 0.02, "rare", gate=3, work={"checkpoint_signal": "SIGUSR1"})
+    first = desk.make()
+    first.take()
+    while not first.state.beat_seq:
+        first.look_and_act()
+    desk.until(lambda: any("/metrics/" in key for key in desk.store.keys("attempt-1/")), "metrics")
+    cloud.rebalance(desk.instances()[0])  # the one checkpoint of the first attempt
+    desk.wait_commit(3)
+    desk.let(6)
+
+    def measured(attempt):
+        keys = sorted(key for key in desk.store.keys(f"attempt-{attempt}/") if "/metrics/" in key)
+        return [json.loads(line)["step"] for key in keys for line in desk.store.read(key).splitlines()]
+
+    desk.until(lambda: measured(1)[-1:] == [6], "step 6 in the bucket")
+    cloud.spot_kill(desk.instances()[0])  # and the controller dies, too
+    desk.let(9)
+    desk.ahead += LATER
+    join, got = MetricJoin(), []
+    second = desk.make(lambda data: got.append(join.new(data)))
+    second.take()
+    assert second.run().outcome == "succeeded"
+    second.catch_up()
+    assert set(measured(1)) & set(measured(2)) >= {5, 6}
+    assert [json.loads(line)["step"] for line in b"".join(got).splitlines()] == list(range(1, 10))
 
 
 SPELLS_ITS_LENGTH = "echo the key has ${#JUDGE_KEY} characters: $JUDGE_KEY; tr '\\0' ' ' < /proc/$$/cmdline; mkdir -p out; echo '{}' > out/result.json"

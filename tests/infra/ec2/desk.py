@@ -8,7 +8,8 @@ import uuid
 from pathlib import Path
 
 from infra.ec2.aws import Clients
-from infra.ec2.controller import Controller, Follower
+from infra.ec2.controller import Controller
+from infra.ec2.follower import Follower
 from infra.ec2.spec import Candidate, Rhythm, RunSpec, Stopping
 from infra.ec2.store import RunStore
 from infra.sim.account import IMAGE_PARAMETERS, NODE_PROFILE
@@ -91,9 +92,9 @@ class Desk:
         self.controller = None
         self.thread = None
 
-    def make(self):
+    def make(self, on_metrics=None):
         store = RunStore(self.clients, self.cloud.bucket, "us-east-1", self.run_id, lambda: time.time() + self.ahead)
-        follower = Follower(on_line=self.lines.append, on_metrics=self.steps.append)
+        follower = Follower(on_line=self.lines.append, on_metrics=on_metrics or self.steps.append)
         return Controller(self.clients, store, self.spec, follower)
 
     def let(self, step):
