@@ -1,4 +1,6 @@
-"""`longfuse doctor --on ec2`: credentials, bucket with a probe of conditional writes, image, permissions by dry run, quotas."""
+"""`longfuse doctor --on ec2`: credentials, bucket with a probe of conditional writes, image, permissions by dry run, security groups,
+quotas.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import botocore.exceptions
 from flows.doctor import Finding
 from flows.on_ec2 import account_of
 from infra.ec2.aws import Clients, code_of, what_to_do
+from infra.ec2.permissions import inbound_rules, probes, refusal
 from infra.ec2.resources import Account, candidates, load_resources, missing_quotas
 from infra.ec2.store import RunStore
 from infra.errors import InfraError
@@ -27,8 +30,8 @@ def examine_ec2() -> list[Finding]:
         bucket = account.bucket
         remedy = "The storage must honour If-None-Match: use S3 itself."
         findings.append(_told(lambda: probe_bucket(clients, bucket, account.bucket_region), f"bucket {bucket}", remedy))
-    for region in sorted({r for p in resources.profiles.values() for q in p.stages.values() for r in q.regions}):
-        findings.append(_told(lambda region=region: _dry_run(clients, account, region), f"launching in {region}", ""))  # type: ignore[misc]
+    for region in resources.regions():
+        findings += [*_permissions(clients, account, region), _security_group(clients, account, region)]
     wanted = [request for profile in resources.profiles.values() for request in profile.stages.values()]
     every = tuple(item for request in wanted for item in candidates(request))
     try:
@@ -55,29 +58,60 @@ def _caller(clients: Clients, account: Account) -> str:
 
 
 def probe_bucket(clients: Clients, bucket: str, region: str) -> str:
-    """Write an object once, and try to write it again. Raises InfraError if the storage lets that pass."""
-    store = RunStore(clients, bucket, region, f"doctor-{uuid.uuid4().hex[:8]}")
+    """Write an object once, try to write it again, list it, begin and abort a large one, delete it.
+
+    Raises InfraError if the storage lets the second write pass.
+    """
+    store, s3 = RunStore(clients, bucket, region, f"doctor-{uuid.uuid4().hex[:8]}"), clients("s3", region)
     try:
         first, second = store.write_once("probe", {"try": 1}), store.write_once("probe", {"try": 2})
+        if store.keys() != ["probe"]:
+            raise InfraError(f"bucket {bucket} does not list what was just written: checkpoints could not be found.")
+        large = {"Bucket": bucket, "Key": f"{store.prefix}/large"}
+        s3.abort_multipart_upload(**large, UploadId=s3.create_multipart_upload(**large)["UploadId"])
     finally:
-        clients("s3", region).delete_object(Bucket=bucket, Key=f"{store.prefix}/probe")
+        s3.delete_object(Bucket=bucket, Key=f"{store.prefix}/probe")
     if not first or second:
         raise InfraError(f"bucket {bucket} ignores conditional writes: two controllers could hold one run.")
     return f"bucket {bucket} takes conditional writes"
 
 
-def _dry_run(clients: Clients, account: Account, region: str) -> str:
-    image = clients("ssm", region).get_parameter(Name=account.image_parameter)["Parameter"]["Value"]
-    try:
-        clients.launcher(region).run_instances(
-            ImageId=image,
-            InstanceType="m6i.xlarge",
-            MinCount=1,
-            MaxCount=1,
-            DryRun=True,
-            IamInstanceProfile={"Name": account.instance_profile},
+def _permissions(clients: Clients, account: Account, region: str) -> list[Finding]:
+    """A line for every action that is refused; one line if none is."""
+    asked = probes(clients, account, region)
+    findings: list[Finding] = []
+    for action, probe in asked.items():
+        try:
+            refused = refusal(probe)
+        except botocore.exceptions.BotoCoreError as error:
+            return [*findings, Finding(level="fail", what=f"{region}: {error}", remedy=what_to_do(error))]
+        if refused is not None:
+            what = f"{action} in {region}: {refused}"
+            findings.append(Finding(level="fail", what=what, remedy=_remedy(action, refused)))
+    return findings or [Finding(level="ok", what=f"may do in {region} what a launch needs: {len(asked)} dry runs")]
+
+
+def _remedy(action: str, refused: botocore.exceptions.ClientError) -> str:
+    if code_of(refused) == "UnauthorizedOperation" and action in {"ec2:TerminateInstances", "ec2:DeleteVolume"}:
+        return (
+            "Compare with infra/ec2/policies/launcher.json. It allows this for what bears our tag; if your policy does, too, AWS "
+            "may refuse it for the made-up name that a dry run needs: then the first real run shows."
         )
-    except botocore.exceptions.ClientError as error:
-        if code_of(error) != "DryRunOperation":
-            raise
-    return f"may launch in {region} (image {image})"
+    return what_to_do(refused)
+
+
+def _security_group(clients: Clients, account: Account, region: str) -> Finding:
+    group = account.security_groups.get(region)
+    remedy = "Name one without inbound rules under account.security_groups in infra/resources.yaml."
+    if group is None:
+        what = f"no security group for {region}: nodes get the default one, which lets its own members in"
+        return Finding(level="warn", what=what, remedy=remedy)
+    try:
+        rules = inbound_rules(clients, region, group)
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+        return Finding(level="fail", what=f"security group {group} in {region}: {error}", remedy=remedy)
+    if rules:
+        return Finding(
+            level="fail", what=f"security group {group} in {region} has {rules} inbound rules", remedy=remedy
+        )
+    return Finding(level="ok", what=f"security group {group} in {region} lets nothing in")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
+from flows.job_tracking import publish_adopted
 from flows.on_ec2 import BUCKET_VARIABLE, SIMULATED, account_of
 from infra.ec2.aws import Clients
-from infra.ec2.controller import Controller, Follower
+from infra.ec2.controller import Controller
+from infra.ec2.follower import Follower
 from infra.ec2.launch import find_by_run, is_alive
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.reducer import State
@@ -17,7 +21,7 @@ from infra.ec2.resources import Account, load_resources
 from infra.ec2.spec import RunSpec
 from infra.ec2.store import LeaseLostError, RunStore, list_runs
 from infra.errors import InfraError
-from infra.settings import Settings, export
+from infra.settings import Settings, export, load_settings
 
 
 def mean_the_simulated_cloud(settings: Settings) -> None:
@@ -87,6 +91,7 @@ def show_job(run_id: str) -> list[str]:
         f"cost        about {state.spent_usd:.2f} of {spec.budget_usd:g} USD, {state.reserved_usd:.2f} reserved",
     ]
     lines += [f"            {line}" for line in state.history]
+    lines += [f"not taken   {line}" for line in (*spec.not_tried, *state.passed_over)]
     regions = sorted({item.region for item in spec.candidates})
     for item in find_by_run(desk.clients, regions, run_id):
         if is_alive(item):
@@ -158,6 +163,9 @@ def adopt_job(run_id: str) -> Iterator[str]:
             yield lines.get(timeout=0.2)
         except Empty:
             continue
+    state = replace(controller.state, message=str(failed[0])) if failed else controller.state
+    if publish_adopted(load_settings(Path.cwd()), store.spec(), state):
+        yield f"run {run_id}: its page is in Prefect"
     if failed:
         raise failed[0]
     yield f"run {run_id}: {controller.state.outcome}"
@@ -166,20 +174,14 @@ def adopt_job(run_id: str) -> Iterator[str]:
 def reap_instances(*, dry_run: bool, say: Callable[[str], None]) -> None:
     """End what is past its deadline, in every region that a profile may use. ReapError if one could not be swept."""
     desk, resources = Desk(), load_resources()
-    regions = {
-        region
-        for profile in resources.profiles.values()
-        for request in profile.stages.values()
-        for region in request.regions
-    }
     word = "would be ended" if dry_run else "ended"
     failed: ReapError | None = None
     try:
-        found = reap(desk.clients, desk.bucket, desk.region, sorted(regions), dry_run=dry_run)
+        found = reap(desk.clients, desk.bucket, desk.region, resources.regions(), dry_run=dry_run)
     except ReapError as error:
         failed, found = error, error.found
     for item in found:
-        say(f"{item.instance_id} in {item.region} ({item.run_id}) {word}: {item.why}")
+        say(f"{item.resource_id} in {item.region} ({item.run_id}) {word}: {item.why}")
     if failed is not None:
         raise failed
     if not found:

@@ -220,7 +220,7 @@ def _session(
         request=request,
         params=params,
         plan=plan,
-        runner=places.enter_context(open_runner(settings, request, params, plan, progress.say)),
+        runner=places.enter_context(open_runner(settings, request, params, plan, progress.say, tracker.tag_stage)),
         tracker=tracker,
         journal=Journal(settings.state_dir, record),
         progress=progress,

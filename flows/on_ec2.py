@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,12 +16,10 @@ from infra.settings import Settings, environment_values, export
 from stages.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from infra.ec2.reducer import State
     from infra.ec2.resources import Account
     from infra.ec2.runner import StageFacts
-    from infra.ec2.spec import Candidate, RunSpec
+    from infra.ec2.spec import Candidate
 
-logger = logging.getLogger(__name__)
 
 BUCKET_VARIABLE = "LONGFUSE_BUCKET"
 SIMULATED = "simulated"  # folder of the simulated cloud, below the state
@@ -36,15 +33,21 @@ def require_ec2(on: str) -> None:
 
 @contextmanager
 def open_runner(
-    settings: Settings, request: Request, params: Mapping[str, Any], plan: Plan, say: Callable[[str], None]
+    settings: Settings,
+    request: Request,
+    params: Mapping[str, Any],
+    plan: Plan,
+    say: Callable[[str], None],
+    tag_stage: Callable[[str, Mapping[str, str]], None] = lambda _stage, _tags: None,
 ) -> Iterator[Runner[Any]]:
-    """The runner of one pipeline run; a simulated cloud lives as long as it. What the cache here has is restored here."""
+    """The runner of one pipeline run; tag_stage: puts tags on a stage's MLflow run. A simulated cloud lives as long as it. What the cache here has is restored here."""
     if request.simulate and request.on is None:
         raise ConfigError("--simulate goes with --on ec2.")
     if request.on is None:
         yield LocalRunner()
         return
     require_ec2(request.on)
+    from flows.job_tracking import JobTracking
     from infra.ec2.resources import load_resources
     from infra.ec2.runner import Ec2Runner, SplitRunner
     from infra.ec2.spec import Rhythm
@@ -56,41 +59,19 @@ def open_runner(
         if request.simulate:
             account = stack.enter_context(_simulated(settings, account, say))
             rhythm = Rhythm(poll_seconds=1.0, heartbeat_seconds=2.0, log_seconds=1.0, checkpoint_seconds=1.0)
-        metrics = Metrics(settings, params)
+        told = JobTracking(settings, params, tag_stage)
         there = Ec2Runner(
             account,
             lambda stage: _asked(resources.request(profile, stage)),
             lambda stage: stage_facts(settings.root, params, stage),
-            metrics.take,
+            told.take,
             rhythm,
-            publish_job,
+            told.ended,
         )
         here = {planned.stage for planned in plan.stages if planned.action == "restore"}
         yield SplitRunner(
             LocalRunner(), there, lambda stage: stage not in here and resources.request(profile, stage) is not None
         )
-
-
-def publish_job(run: RunSpec, state: State) -> None:
-    """A run's account as an artifact of its stage's task. Without a page, or if it does not answer, only a warning."""
-    from prefect.artifacts import create_markdown_artifact
-
-    rows = [f"| {line.partition(': ')[0]} | {line.partition(': ')[2]} |" for line in state.history]
-    text = [
-        f"## {run.stage} on EC2",
-        f"Run `{run.run_id}`: **{state.outcome}** {state.message}",
-        f"About {state.spent_usd:.2f} of at most {run.budget_usd:g} USD; {len(run.candidates)} candidates.",
-        "",
-        "| attempt | candidate, instance, end |",
-        "|---|---|",
-        *rows,
-        "",
-        f"`longfuse jobs logs {run.run_id}` prints its lines; its records are in s3://{run.bucket}/{run.prefix}.",
-    ]
-    try:
-        create_markdown_artifact(key=f"ec2-{run.run_id}", markdown="\n".join(text), description=f"{run.stage} on EC2")
-    except Exception as error:  # the page is not the run: the result counts  # noqa: BLE001
-        logger.warning("the page of run %s was not written: %s", run.run_id, error)
 
 
 def _asked(request: Any) -> Any:
@@ -123,7 +104,7 @@ def _simulated(settings: Settings, account: Account, say: Callable[[str], None])
                 "bucket_region": "us-east-1",
                 "instance_profile": NODE_PROFILE,
                 "image_parameter": IMAGE_PARAMETERS[0],
-                "security_group": None,
+                "security_groups": {},
                 "wheelhouse": False,  # instances use this project's environment
             }
         )
@@ -143,39 +124,6 @@ def stage_facts(root: Path, params: Mapping[str, Any], stage: str) -> StageFacts
         upstream=found.upstream,
         state_folder=state_folder(root, stage).relative_to(root).as_posix() + f"/{fingerprint}",
     )
-
-
-class Metrics:
-    """Metric lines of a job become those of the stage here: announced and spooled for the tracker as a local stage's are."""
-
-    def __init__(self, settings: Settings, params: Mapping[str, Any]) -> None:
-        self._settings = settings
-        self._params = params
-        self._begun: set[str] = set()
-
-    def take(self, stage: str, facts: StageFacts, data: bytes) -> None:
-        """Append spool lines; the first ones announce the stage."""
-        from flows.catalog import stage_spec
-        from flows.params import stage_config
-        from infra.spool import SPOOL_NAME, start_stage_run
-
-        root = self._settings.root
-        folder = root / facts.state_folder
-        if stage not in self._begun:
-            self._begun.add(stage)
-            spec = stage_spec(stage)
-            spool = start_stage_run(
-                self._settings,
-                stage=stage,
-                fingerprint=facts.fingerprint,
-                params=stage_config(spec, self._params).model_dump(mode="json"),
-                state_dir=folder,
-                data_dir=root / spec.data_dir,
-                record=root / spec.folder / "record.json",
-            )
-            spool.close()
-        with (folder / SPOOL_NAME).open("ab") as file:
-            file.write(data)
 
 
 def render_costs(on: str, profile: str, plan: Plan) -> list[str]:

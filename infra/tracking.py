@@ -103,6 +103,19 @@ class PipelineTracker:
         """Watch for the stage's announcement and send its metrics and trajectories as they come."""
         self._children[stage] = Child(stage=stage)
 
+    def tag_stage(self, stage: str, tags: Mapping[str, str]) -> None:
+        """Tags of the stage's run, once it has announced itself; before `stage_ended`."""
+
+        def set_tags() -> None:
+            child = self._children.get(stage)
+            if child is not None:
+                self._runs.forward(child)
+                if child.run_id is not None:
+                    for key, value in tags.items():
+                        self._runs.client.set_tag(child.run_id, key, value)
+
+        self._later(set_tags)
+
     def stage_ended(self, stage: str, status: str, lock_entry: Mapping[str, Any] | None) -> Future[str | None]:
         """Send the rest and end the child run; the future gives its id, None if the stage never really started.
 

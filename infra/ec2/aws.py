@@ -109,13 +109,19 @@ class Clients:
         """Any service, with five attempts."""
         return self._client(service, region, 5)
 
-    def _client(self, service: str, region: str, attempts: int) -> Any:
+    def quick(self, service: str, region: str) -> Any:
+        """For what a run can do without (quotas): two attempts and short timeouts, so that nobody waits for minutes."""
+        return self._client(service, region, 2, connect_seconds=3, read_seconds=10)
+
+    def _client(
+        self, service: str, region: str, attempts: int, *, connect_seconds: int = 10, read_seconds: int = 60
+    ) -> Any:
         key = (service, region, attempts)
         if key not in self._made:
             config = botocore.config.Config(
                 retries={"mode": "standard", "total_max_attempts": attempts},
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=connect_seconds,
+                read_timeout=read_seconds,
             )
             self._made[key] = boto3.Session().client(service, region_name=region, config=config)
         return self._made[key]

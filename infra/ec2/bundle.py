@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.ec2.store import RunStore
 from infra.errors import InfraError
+from infra.provenance import source_state
 
 LONGEST_UNTRACKED_BYTES = 50 << 20
 
@@ -29,7 +30,7 @@ def upload_code(store: RunStore, root: Path) -> dict[str, Any]:
         name: {"key": store.share("shared/code", data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in parts.items()
     }
-    return {**blobs, "commit": _git(root, "rev-parse", "HEAD").decode().strip()}
+    return {**blobs, "commit": _git(root, "rev-parse", "HEAD").decode().strip(), "dirty": source_state(root).dirty}
 
 
 def untracked(root: Path) -> bytes:

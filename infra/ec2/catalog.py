@@ -70,3 +70,8 @@ def hourly_usd(name: str, market: str) -> float:
     """Price of an hour; an own reservation is paid already, and is reckoned as on demand all the same."""
     found = TYPES[name]
     return found.spot_usd if market == "spot" else found.on_demand_usd
+
+
+def quota_code(name: str, market: str) -> str:
+    """The Service Quotas code that bounds a type in a market; a reservation counts as on demand."""
+    return QUOTA_CODES[TYPES[name].family, "spot" if market == "spot" else "on-demand"]

@@ -10,13 +10,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import botocore.exceptions
 
 from infra.ec2.aws import EXPIRED, AwsError, Clients, ErrorClass, classify, code_of, what_to_do
+from infra.ec2.follower import Follower
 from infra.ec2.launch import Launched, Launcher, find_by_run, is_alive
 from infra.ec2.reducer import Action, Seen, State, step
 from infra.ec2.spec import RunSpec
@@ -24,44 +25,8 @@ from infra.ec2.store import Lease, RunStore
 
 logger = logging.getLogger(__name__)
 
-OnLine = Callable[[str], None]
 METRICS_EVERY = 4  # looks
 CANCEL_EVERY = 2
-
-
-@dataclass
-class Follower:
-    """What of a run's output was handed over, over all attempts."""
-
-    on_line: OnLine = lambda _line: None
-    on_metrics: Callable[[bytes], None] = lambda _data: None
-    attempt: int = 0
-    next_chunk: dict[str, int] = field(default_factory=dict)
-
-    def follow(
-        self, store: RunStore, attempt: int, *, beat: Mapping[str, Any] | None, metrics: bool, rest: bool = False
-    ) -> None:
-        """Hand over what is new of an attempt; `rest`: all of it.
-
-        Every look costs calls, so only one chunk is asked for that the heartbeat does not tell of.
-        """
-        if attempt != self.attempt:
-            self.attempt, self.next_chunk = attempt, {}
-        for kind in ("log", "metrics") if metrics or rest else ("log",):
-            told = int(beat["log_chunks" if kind == "log" else "metric_chunks"]) if beat is not None else 0
-            while True:
-                number = self.next_chunk.get(kind, 0)
-                data = store.read(f"attempt-{attempt}/node-0/{kind}/{number:06d}")
-                if data is None:
-                    break
-                self.next_chunk[kind] = number + 1
-                if kind == "metrics":
-                    self.on_metrics(data)
-                else:
-                    for line in data.decode("utf-8", "replace").splitlines():
-                        self.on_line(line)
-                if not rest and number + 1 >= told:
-                    break
 
 
 class Controller:
@@ -112,6 +77,10 @@ class Controller:
             self.give_up()
         return self.state
 
+    def catch_up(self) -> None:
+        """Hand over metrics that another controller of this run did not, or nobody did."""
+        self._quietly(lambda: self._follower.measure(self._store, self.state.attempt))
+
     def give_up(self) -> None:
         """Let anybody else take the run at once."""
         if self._lease is not None:
@@ -158,7 +127,10 @@ class Controller:
     def _look(self) -> Seen:
         state, launched, self._launched = self.state, self._launched, None
         self._looks += 1
-        instances = find_by_run(self._clients, self._regions, self._spec.run_id)
+        regions = self._regions
+        if state.phase == "watching":  # a call per region and look; the others are looked at before and after
+            regions = [self._spec.candidates[state.candidate].region]
+        instances = find_by_run(self._clients, regions, self._spec.run_id)
         alive = tuple(item["InstanceId"] for item in instances if is_alive(item))
         taken = any(
             item["InstanceId"] in state.instances and item.get("StateReason", {}).get("Code", "").startswith("Server.")
@@ -185,6 +157,7 @@ class Controller:
             now=self._store.clock(),
             alive=_with_unseen(alive, instances, state, self._store.clock()),
             launched=None if launched is None or launched == Launched() else launched.instances,
+            shortage=empty.code if empty is not None else "",
             ran=empty is not None and (empty.gone or self._heard_of(state.attempt)),
             refused=launched.refused if launched is not None else "",
             taken=taken,
@@ -212,12 +185,28 @@ class Controller:
             self._store.write_json(f"attempt-{values['attempt']}/poison", {"reason": values["reason"]})
         elif action.kind == "terminate":
             for region in self._regions:
-                found = find_by_run(self._clients, [region], self._spec.run_id)
-                names = [item["InstanceId"] for item in found if item["InstanceId"] in values["instances"]]
-                if names:
-                    self._clients.launcher(region).terminate_instances(InstanceIds=names)
+                self._terminate(region, values["instances"])
         else:
             self._store.write_once("closed.json", {**self.state.as_json(), "closed": self._store.clock()})
+
+    def _terminate(self, region: str, wanted: Collection[str]) -> None:
+        """Raises botocore's error if it is refused; the reducer asks again. Until then somebody pays: that is told loudly."""
+        found = find_by_run(self._clients, [region], self._spec.run_id)
+        names = [item["InstanceId"] for item in found if item["InstanceId"] in wanted]
+        if not names:
+            return
+        try:
+            self._clients.launcher(region).terminate_instances(InstanceIds=names)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            logger.log(
+                logging.ERROR,
+                "run %s: %s in %s could not be ended and costs money: %s; asking again",
+                self._spec.run_id,
+                ", ".join(names),
+                region,
+                error,
+            )
+            raise
 
     def _quietly(self, action: Callable[[], Any]) -> None:
         try:

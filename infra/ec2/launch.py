@@ -29,13 +29,14 @@ TAG = "longfuse:"
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of an intent: instances (they may have ended by now); none (no capacity); gone: it was done, and EC2 no
+    """What came of an intent: instances (they may have ended by now); none (no capacity, and with which code); gone: it was
 
-    longer lists what it made; refused for good. All empty: not known yet.
+    done, and EC2 no longer lists what it made; refused for good. All empty: not known yet.
     """
 
     instances: tuple[str, ...] = ()
     none: bool = False
+    code: str = ""
     refused: str = ""
     gone: bool = False
 
@@ -76,8 +77,8 @@ def build_request(
         ],
         "TagSpecifications": [{"ResourceType": kind, "Tags": tag_list} for kind in ("instance", "volume")],
     }
-    if spec.security_group is not None:
-        request["SecurityGroupIds"] = [spec.security_group]
+    if (group := spec.security_groups.get(candidate.region)) is not None:
+        request["SecurityGroupIds"] = [group]
     if candidate.market == "spot":
         request["InstanceMarketOptions"] = {
             "MarketType": "spot",
@@ -103,7 +104,7 @@ class Launcher:
         name = f"intents/{attempt:03d}-{intent:03d}"
         candidate = self._spec.candidates[place]
         if (known := self._store.read_json(f"{name}.outcome.json")) is not None:
-            return Launched(tuple(known["instances"]), known["none"], known["refused"], known.get("gone", False))
+            return Launched(**{**known, "instances": tuple(known["instances"])})
         request = self._store.read_json(f"{name}.json")
         try:
             if request is None:
@@ -187,7 +188,7 @@ class Launcher:
                         return Launched(found)
                     if code == "IdempotentParameterMismatch":  # somebody else's launch: never to be tried once more
                         return Launched(refused=f"{error}; the request is kept in intents/ of the run")
-                    return Launched(none=kind is ErrorClass.NEXT, gone=code in AMBIGUOUS)
+                    return Launched(gone=True) if code in AMBIGUOUS else Launched(none=True, code=code)
             self._wait(pause)
             pause *= 2
         return Launched(find_by_token(self._clients, region, token))

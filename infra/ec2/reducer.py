@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from infra.ec2.budget import affordable, cost_usd, worst_case_usd
+from infra.ec2.shortage import also_hit
 from infra.ec2.spec import RunSpec
 
 Phase = Literal["planned", "launching", "watching", "ending", "closed"]
@@ -47,6 +48,8 @@ class State:
     outcome: str = ""  # set once: what the run comes to
     message: str = ""
     history: tuple[str, ...] = ()
+    skip: tuple[int, ...] = ()  # places that an answer to another candidate ruled out, until the search begins anew
+    passed_over: tuple[str, ...] = ()  # candidates that were not to be had, and why; each once in an attempt
 
     def as_json(self) -> dict[str, Any]:
         """For state.json."""
@@ -55,7 +58,8 @@ class State:
     @classmethod
     def of_json(cls, raw: dict[str, Any]) -> State:
         """From state.json."""
-        return cls(**{**raw, "instances": tuple(raw["instances"]), "history": tuple(raw["history"])})
+        lists = ("instances", "history", "skip", "passed_over")
+        return cls(**{**raw, **{name: tuple(raw.get(name, ())) for name in lists}})
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Seen:
     now: float
     alive: tuple[str, ...] = ()
     launched: tuple[str, ...] | None = None  # answer to Launch: instances; () no capacity; None: nothing was asked
+    shortage: str = ""  # with an empty answer: its error code
     ran: bool = False  # with an empty answer: the attempt had an instance all the same, which was heard of and is gone
     taken: bool = False  # the cloud took the attempt's instances away, or they broke
     refused: str = ""  # why a launch can never work
@@ -119,8 +124,18 @@ def _planned(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Actio
         terminated=0.0,
         ended_since=0.0,
         attempt_reason="",
+        skip=(),
     )
-    return _launch(spec, begun, places[0])
+    dear = [number for number in range(len(spec.candidates)) if number not in places]
+    dearer = f"could cost more than the {spec.budget_usd - state.spent_usd:.2f} USD that are left"
+    return _launch(spec, _pass_over(spec, begun, dear, dearer), places[0])
+
+
+def _pass_over(spec: RunSpec, state: State, places: list[int], why: str) -> State:
+    """Note candidates that are not taken."""
+    lines = [f"attempt {state.attempt}: {spec.candidates[place].key}: {why}" for place in places]
+    new = tuple(line for line in lines if line not in state.passed_over)
+    return replace(state, passed_over=(*state.passed_over, *new))
 
 
 def _launch(spec: RunSpec, state: State, place: int) -> tuple[State, list[Action]]:
@@ -142,7 +157,7 @@ def _launching(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Act
         if state.launch_after and seen.now < state.launch_after and not state.outcome:
             return state, []
         if state.launch_after:  # a pause between two rounds is over
-            state = replace(state, launch_after=0.0)
+            state = replace(state, launch_after=0.0, skip=())
             if state.outcome:
                 return replace(state, phase="ending", ended_since=seen.now), []
             return _launch(spec, state, affordable(spec, state.spent_usd)[0])
@@ -150,10 +165,12 @@ def _launching(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Act
     if seen.launched or seen.ran:  # what an instance left in the bucket decides, before anything else is launched
         since = seen.now if seen.launched else state.searching_since
         return replace(state, phase="watching", instances=seen.launched, launched=since, beat=seen.now, beat_seq=0), []
-    state = replace(state, reserved_usd=0.0)
+    state = _without(spec, replace(state, reserved_usd=0.0), seen.shortage or "no capacity")
     if state.outcome:
         return replace(state, phase="ending", ended_since=seen.now), []
-    later = [place for place in affordable(spec, state.spent_usd) if place > state.candidate]
+    later = [
+        place for place in affordable(spec, state.spent_usd) if place > state.candidate and place not in state.skip
+    ]
     if later:
         return _launch(spec, state, later[0])
     if seen.now - state.searching_since >= spec.stopping.pending_seconds:
@@ -161,6 +178,15 @@ def _launching(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Act
         return replace(state, phase="ending", ended_since=seen.now, outcome="no_capacity", message=waited), []
     pause = min(SEARCH_PAUSE_SECONDS, spec.stopping.pending_seconds / 4)
     return replace(state, launch_after=seen.now + pause), []
+
+
+def _without(spec: RunSpec, state: State, code: str) -> State:
+    """The candidate was not to be had: it and those that the same answer rules out are noted, and the latter not asked for."""
+    others = [place for place in also_hit(code, spec.candidates, state.candidate) if place not in state.skip]
+    state = _pass_over(spec, state, [state.candidate], code)
+    later = [place for place in others if place > state.candidate]
+    state = _pass_over(spec, state, later, f"not asked for after {code} of {spec.candidates[state.candidate].key}")
+    return replace(state, skip=(*state.skip, *others))
 
 
 def _watching(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Action]]:

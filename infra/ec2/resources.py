@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from infra.ec2.aws import Clients
-from infra.ec2.catalog import QUOTA_CODES, TYPES, hourly_usd, types_for
+from infra.ec2.catalog import TYPES, hourly_usd, quota_code, types_for
 from infra.ec2.spec import Candidate, Market, Spec
 from infra.errors import InfraError
 
@@ -32,7 +32,21 @@ class Account(Spec):
     wheelhouse: bool = Field(
         default=True, description="Send wheels of the locked environment; false: nodes install it from an index."
     )
-    security_group: str | None = Field(default=None, description="Security group without inbound rules; null: default.")
+    security_groups: dict[str, str] = Field(
+        default_factory=dict, description="Region -> security group without inbound rules; others: the default group."
+    )
+
+
+class Reservation(Spec):
+    """A capacity reservation of yours: it is for one zone, and is asked for nowhere else."""
+
+    id: str = Field(pattern=r"^cr-[0-9a-zA-Z]+$", description="Its id.")
+    zone: str = Field(pattern=r"^[a-z]+(-[a-z]+)+-\d[a-z]$", description="Its availability zone, as us-east-1a.")
+
+    @property
+    def region(self) -> str:
+        """The region of its zone."""
+        return self.zone[:-1]
 
 
 class Request(Spec):
@@ -42,11 +56,22 @@ class Request(Spec):
     markets: tuple[Market, ...] = Field(default=("spot", "on-demand"), description="Tried in this order.")
     regions: tuple[str, ...] = Field(default=("us-east-1",), description="Tried in this order.")
     zones: tuple[str, ...] = Field(default=("a", "b", "c"), description="Letters of zones, tried in this order.")
-    reservations: tuple[str, ...] = Field(default=(), description="Capacity reservation ids, for market reservation.")
+    reservations: tuple[Reservation, ...] = Field(
+        default=(), description="Capacity reservations, for market reservation; regions and zones do not concern them."
+    )
     nodes: int = Field(default=1, ge=1, le=1, description="Instances; more than one is not built yet.")
     disk_gb: int = Field(default=200, ge=8, description="Size of the encrypted root volume.")
     runtime_hours: float = Field(default=24.0, gt=0, description="Longest run of one attempt.")
     budget_usd: float = Field(gt=0, description="What all attempts of one stage may cost.")
+    secrets: dict[str, str] = Field(
+        default_factory=dict,
+        description="Variable -> name in Secrets Manager (longfuse/...), read by the node with its own role.",
+    )
+
+    @property
+    def all_regions(self) -> set[str]:
+        """Every region in which it may have instances."""
+        return {*self.regions, *(item.region for item in self.reservations)}
 
 
 class Profile(Spec):
@@ -68,6 +93,11 @@ class Resources(Spec):
         stages: Mapping[str, Request] = self.profiles[profile].stages
         return next((request for pattern, request in stages.items() if fnmatchcase(stage, pattern)), None)
 
+    def regions(self) -> list[str]:
+        """Every region that a stage of any profile may use."""
+        requests = (request for profile in self.profiles.values() for request in profile.stages.values())
+        return sorted({region for request in requests for region in request.all_regions})
+
 
 def load_resources(path: Path = RESOURCES) -> Resources:
     """Raises InfraError naming the key that is wrong."""
@@ -81,27 +111,36 @@ def load_resources(path: Path = RESOURCES) -> Resources:
 
 
 def candidates(request: Request) -> tuple[Candidate, ...]:
-    """Market by market, then region, then type (cheapest first), then zone. Raises InfraError if there is none."""
+    """Market by market, then region, then type (cheapest first), then zone. Raises InfraError if there is none.
+
+    A reservation is asked for in its own zone only, reservations in the order in which they are listed.
+    """
     found = []
     for market in request.markets:
-        reservations: tuple[str | None, ...] = request.reservations if market == "reservation" else (None,)
-        for reservation in reservations:
-            for region in request.regions:
-                for kind in types_for(request.accelerator):
-                    for letter in request.zones:
-                        found.append(
-                            Candidate(
-                                market=market,
-                                instance_type=kind.name,
-                                region=region,
-                                zone=f"{region}{letter}",
-                                hourly_usd=hourly_usd(kind.name, market),
-                                reservation_id=reservation,
-                            )
-                        )
+        for kind, zone, reservation in _places(request, market):
+            found.append(
+                Candidate(
+                    market=market,
+                    instance_type=kind,
+                    region=zone[:-1],
+                    zone=zone,
+                    hourly_usd=hourly_usd(kind, market),
+                    reservation_id=reservation,
+                )
+            )
     if not found:
         raise InfraError("market reservation alone needs ids in `reservations` of infra/resources.yaml.")
     return tuple(found)
+
+
+def _places(request: Request, market: Market) -> Iterator[tuple[str, str, str | None]]:
+    """(instance type, zone, reservation) of a market, in order."""
+    types = types_for(request.accelerator)
+    if market == "reservation":
+        yield from ((kind.name, item.zone, item.id) for item in request.reservations for kind in types)
+        return
+    for region in request.regions:
+        yield from ((kind.name, f"{region}{letter}", None) for kind in types for letter in request.zones)
 
 
 def missing_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> list[dict[str, Any]]:
@@ -109,11 +148,11 @@ def missing_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> list[dict
     needed: dict[tuple[str, str], int] = {}
     for item in wanted:
         kind = TYPES[item.instance_type]
-        code = QUOTA_CODES[kind.family, "spot" if item.market == "spot" else "on-demand"]
+        code = quota_code(item.instance_type, item.market)
         needed[code, item.region] = max(needed.get((code, item.region), 0), kind.vcpus)
     found = []
     for (code, region), vcpus in needed.items():
-        quota = clients("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
+        quota = clients.quick("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
         if quota["Value"] < vcpus:
             found.append(
                 {"code": code, "name": quota["QuotaName"], "region": region, "needed": vcpus, "have": quota["Value"]}
@@ -130,7 +169,7 @@ def within_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> tuple[tupl
     kept, short = [], {}
     for item in wanted:
         kind = TYPES[item.instance_type]
-        code = QUOTA_CODES[kind.family, "spot" if item.market == "spot" else "on-demand"]
+        code = quota_code(item.instance_type, item.market)
         if (code, item.region) not in have:
             have[code, item.region] = _quota(clients, code, item.region)
         if have[code, item.region] >= kind.vcpus:
@@ -146,7 +185,7 @@ def within_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> tuple[tupl
 def _quota(clients: Clients, code: str, region: str) -> float:
     """vCPUs; infinite if the service does not say."""
     try:
-        answer = clients("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)
+        answer = clients.quick("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)
     except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
         return math.inf
     return float(answer["Quota"]["Value"])

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from typing import Any
 
@@ -20,7 +20,8 @@ from infra.ec2 import dvc
 from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import TYPES
-from infra.ec2.controller import Controller, Follower
+from infra.ec2.controller import Controller
+from infra.ec2.follower import Follower
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, Request, candidates, within_quotas
 from infra.ec2.spec import Rhythm, RunSpec, Stopping
@@ -28,7 +29,6 @@ from infra.ec2.store import LeaseLostError, RunStore
 from infra.ec2.wheelhouse import share_wheelhouse
 from infra.errors import InfraError, StageFailedError, StageStoppedError
 from infra.jobs import JobResult, JobSpec, JobState, Outcome
-from infra.provenance import source_state
 from infra.runner import OnLine
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ class Ec2Runner:
             **dvc.stage_work(spec.stage, self._bucket),
             "code": upload_code(store, spec.root),
             "state_folder": facts.state_folder,
+            "secrets": request.secrets,
             "gpus": 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1),
         }
         if self._account.wheelhouse:
@@ -152,11 +153,16 @@ class Ec2Runner:
             bucket=self._bucket,
             bucket_region=self._account.bucket_region,
             candidates=possible,
+            not_tried=tuple(short),
             nodes=request.nodes,
             budget_usd=request.budget_usd,
             image_parameter=self._account.image_parameter,
             instance_profile=self._account.instance_profile,
-            security_group=self._account.security_group,
+            security_groups={
+                region: group
+                for region, group in self._account.security_groups.items()
+                if region in {item.region for item in possible}
+            },
             disk_gb=request.disk_gb,
             stopping=Stopping(runtime_seconds=runtime, hard_cap_seconds=runtime + HOUR_SECONDS),
             rhythm=self._rhythm,
@@ -168,6 +174,7 @@ class Ec2Runner:
         try:
             job.controller.take(wait_seconds=job.run.rhythm.lease_seconds + 5.0)
             job.final = job.controller.run()
+            job.controller.catch_up()
         except BaseException as error:  # handed to whoever waits  # noqa: BLE001
             job.error = error
         with self._guard:
@@ -189,6 +196,8 @@ class Ec2Runner:
         except BaseException:
             self.cancel(job)
             raise
+        if job.error is not None:  # the run goes on; its page says how it stood when we lost it
+            self._on_end(job.run, replace(job.controller.state, message=str(job.error)))
         if isinstance(job.error, LeaseLostError | AwsError):
             raise InfraError(str(job.error)) from job.error
         if job.error is not None:
@@ -213,9 +222,9 @@ class Ec2Runner:
         root, stage = job.spec.root, job.spec.stage
         dvc.merge_lock(root, stage, result["files"]["dvc.lock"], job.facts.inputs, job.facts.command)
         dvc.pull_outputs(root, job.spec.environment, stage)
-        self._record(job)
+        self._record(job, result)
 
-    def _record(self, job: Ec2Job) -> None:
+    def _record(self, job: Ec2Job, result: Mapping[str, Any]) -> None:
         """The stage's run.json, as a stage that runs here leaves it: where it ran, how long and for how much."""
         assert job.final is not None
         path = job.spec.root / job.facts.state_folder / "run.json"
@@ -223,13 +232,13 @@ class Ec2Runner:
             return  # its result was taken before: it cost nothing more
         used = job.run.candidates[job.final.candidate]
         kind = TYPES[used.instance_type]
-        source = source_state(job.spec.root)
+        code = job.run.work["code"]  # what the node ran; the tree here may have gone on since
         record = {
             "stage": job.spec.stage,
             "fingerprint": job.facts.fingerprint,
-            "commit": source.commit,
-            "dirty": source.dirty,
-            "seconds": time.monotonic() - job.started,
+            "commit": code["commit"],
+            "dirty": code["dirty"],
+            "seconds": result["seconds"],  # of the attempt that succeeded, on its instance
             "machine": {
                 "cpu": f"EC2 {used.instance_type} ({used.market}, {used.zone})",
                 "cpus": kind.vcpus,

@@ -30,7 +30,8 @@ class Candidate(Spec):
     @property
     def key(self) -> str:
         """Short name, part of tokens."""
-        return f"{self.market}-{self.instance_type}-{self.zone}"
+        name = f"{self.market}-{self.instance_type}-{self.zone}"
+        return name if self.reservation_id is None else f"{name}-{self.reservation_id}"
 
 
 class Stopping(Spec):
@@ -77,12 +78,15 @@ class RunSpec(Spec):
     bucket: str = Field(description="S3 bucket of runs.")
     bucket_region: str = Field(description="Its region.")
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="Tried in this order.")
+    not_tried: tuple[str, ...] = Field(default=(), description="Why others that were asked for are none, in words.")
     nodes: int = Field(default=1, ge=1, le=1, description="Instances; more than one is not built yet.")
     budget_usd: float = Field(gt=0, description="What all attempts together may cost.")
     image_parameter: str = Field(description="SSM parameter that names the machine image.")
     instance_profile: str = Field(description="IAM instance profile of the node.")
     disk_gb: int = Field(default=200, ge=8, description="Size of the encrypted root volume.")
-    security_group: str | None = Field(default=None, description="Security group id; null: the default group.")
+    security_groups: dict[str, str] = Field(
+        default_factory=dict, description="Region -> security group id; a region without one: its default group."
+    )
     stopping: Stopping = Field(default=Stopping(), description="Limits.")
     rhythm: Rhythm = Field(default=Rhythm(), description="Periods.")
     work: dict[str, Any] = Field(default_factory=dict, description="Command, code, environment and so on of boot.json.")

@@ -1,10 +1,12 @@
 """The failure matrix of one node, end to end: launcher, controller and agent for real, the journal of calls as the witness.
 
-After every test: no instance of the run is alive, at most one result was written, the run is closed.
+After every test, of every run in it, from the journal: exactly one RunInstances per candidate that was asked, no instance
+alive at CLOSED, one result at most, the run closed once (tests/infra/ec2/witness.py).
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -14,13 +16,16 @@ import pytest
 
 from infra.ec2 import launch
 from infra.ec2.aws import AwsError
+from infra.ec2.follower import MetricJoin
 from infra.ec2.launch import Launcher
-from infra.ec2.reaper import reap
-from infra.ec2.store import LeaseLostError
+from infra.ec2.reaper import ReapError, reap
+from infra.ec2.store import LeaseLostError, RunStore
 from infra.errors import InfraError
 from infra.sim.faults import Rule
-from tests.infra.ec2.desk import Desk
+from tests.infra.ec2.desk import TOY, ZONES, Desk, candidates, clients_of
 from tests.infra.ec2.policy import not_allowed
+from tests.infra.ec2.witness import check_closed
+from tests.infra.sim.lab import client
 
 LATER = 31.0  # seconds after which a controller's lease has expired
 
@@ -36,8 +41,14 @@ def cloud(simulated, monkeypatch):
     assert simulated.alive() == []
     made = [item for item in simulated.instances() if item["id"] not in before]
     for run_id in {item["tags"].get("longfuse:run") for item in made} - {None}:
-        written = simulated.calls("PutObject", key=f"runs/{run_id}/result.json", status=200, fault=None)
-        assert len(written) <= 1
+        if (closed := outcome_of(simulated, run_id)) is not None:
+            assert len(check_closed(simulated, run_id)) == (closed == "succeeded")
+
+
+def outcome_of(cloud, run_id):
+    """None: the run was left without a controller, and the reaper ended it."""
+    closed = RunStore(clients_of(cloud.endpoint), cloud.bucket, "us-east-1", run_id).read_json("closed.json")
+    return None if closed is None else closed["outcome"]
 
 
 def result(desk: Desk) -> dict:
@@ -176,6 +187,9 @@ def test_row_6_a_spot_notice_moves_the_run_to_another_instance(cloud):
     reached = next(line for line in desk.lines if line.startswith("stopped at ")).split()[-1]
     assert f"start at {reached}" in desk.lines
     assert result(desk) == {"sum": 465}
+    desk.launched_once_for_each_of(2)
+    assert (desk.exit(1)["reason"], desk.exit(1)["checkpoint"]) != ("interrupted", None)
+    assert desk.results_written() == 1
 
 
 @pytest.mark.slow
@@ -188,6 +202,8 @@ def test_row_7_after_a_kill_without_notice_the_run_goes_on_from_its_last_commit(
     assert desk.reasons() == ["lost", "succeeded"]
     told = {item["id"]: item["reason"] for item in cloud.instances()}
     assert told[desk.instances()[0]] == "Server.SpotInstanceTermination"
+    desk.launched_once_for_each_of(2)
+    assert (desk.exit(1), desk.results_written()) == (None, 1)
     starts = [int(line.split()[-1]) for line in desk.lines if line.startswith("start at")]
     assert starts[-1] >= 3
 
@@ -201,6 +217,9 @@ def test_row_8_a_rebalance_recommendation_brings_a_checkpoint(cloud):
     desk.let(3)
     assert desk.join().outcome == "succeeded"
     assert desk.reasons() == ["succeeded"]
+    desk.launched_once_for_each_of(1)
+    commits = cloud.calls("PutObject", key=f"{desk.spec.prefix}/ckpt/000001/COMMIT", status=200)
+    assert (len(commits), desk.results_written()) == (1, 1)
 
 
 @pytest.mark.slow
@@ -212,24 +231,48 @@ def test_row_9_a_hanging_kernel_is_found_by_its_silence(cloud):
     desk.silence_is_noticed()
     assert desk.join().outcome == "succeeded"
     assert desk.reasons() == ["lost", "succeeded"]
-    assert cloud.calls("TerminateInstances", instance_id=desk.instances()[0])
+    desk.launched_once_for_each_of(2)
+    assert cloud.calls("TerminateInstances", instance_id=desk.instances()[0], status=200)
+    assert desk.ended_by(desk.instances()[0]) == "Client.UserInitiatedShutdown"
+    assert desk.results_written() == 1
+
+
+NO_BLOB = {"key": "shared/code/none", "sha256": "0" * 64}
+SET_UPS_THAT_FAIL = {
+    "no agent": (
+        Rule(service="s3", match={"key": "shared/agent/*", "caller": "ASIA*"}, error="NoSuchKey", status=404),
+        {},
+    ),
+    "no storage": (Rule(service="s3", match={"caller": "ASIA*"}, error="AccessDenied", status=403), {}),
+    "no code": (None, {"code": {"bundle": NO_BLOB, "commit": "0" * 40}}),
+    "a bad wheel": (None, {"setup": [["sh", "-c", "echo this wheel is not for this platform >&2; exit 1"]]}),
+}
 
 
 @pytest.mark.slow
-def test_row_10_a_bootstrap_that_fails_twice_in_the_same_way_ends_the_run(cloud):
-    cloud.fault(
-        Rule(
-            service="s3",
-            operation="*Object",
-            match={"key": "shared/agent/*", "caller": "ASIA*"},
-            error="NoSuchKey",
-            status=404,
-        )
-    )
-    desk = Desk(cloud, 2, 0.1)
+@pytest.mark.parametrize("what", SET_UPS_THAT_FAIL)
+def test_row_10_a_bootstrap_that_fails_twice_in_the_same_way_ends_the_run(cloud, what):
+    rule, work = SET_UPS_THAT_FAIL[what]
+    if rule is not None:
+        cloud.fault(rule)
+    desk = Desk(cloud, 2, 0.1, work=work)
     state = desk.keep()
-    assert (state.outcome, state.attempt) == ("infra", 2)
-    assert "shared/agent" in desk.store.read("attempt-1/node-0/boot.log").decode()
+    assert (state.outcome, state.attempt) == ("infra", 2)  # and no third one
+    desk.launched_once_for_each_of(2)
+    for number, item in enumerate(cloud.instances(**{"longfuse:run": desk.run_id}), start=1):
+        assert item["reason"] == "Client.InstanceInitiatedShutdown"  # nobody had to end it
+        times = {name: moment for moment, name in item["timeline"]}
+        assert times["terminated"] - times["running"] < 60.0
+        if what == "no agent":
+            assert "shared/agent" in desk.store.read(f"attempt-{number}/node-0/boot.log").decode()
+        elif what == "no storage":  # nothing can be left there; the console has it
+            assert "AccessDenied" in cloud.console(item["id"]) or "403" in cloud.console(item["id"])
+        else:
+            assert desk.exit(number)["reason"] == "infra"
+    if what == "a bad wheel":
+        assert "not for this platform" in state.message
+    assert cloud.calls("TerminateInstances", instance_id=desk.instances()[0]) == []
+    assert desk.results_written() == 0
 
 
 @pytest.mark.slow
@@ -237,15 +280,21 @@ def test_row_11_a_failing_stage_is_not_repeated(cloud):
     desk = Desk(cloud, 2, 0.1, "fail", 3)
     state = desk.keep()
     assert (state.outcome, state.attempt) == ("failed", 1)
+    desk.launched_once_for_each_of(1)
     assert "the toy fails" in desk.lines
-    assert desk.store.read_json("attempt-1/node-0/exit.json")["rc"] == 3
+    assert (desk.exit(1)["rc"], desk.exit(1)["reason"]) == (3, "failed")
+    assert "the toy fails" in desk.exit(1)["tail"]
+    assert desk.results_written() == 0
 
 
 @pytest.mark.slow
 def test_row_12_a_stage_that_hangs_and_daemonises_is_ended_at_its_deadline(cloud):
     desk = Desk(cloud, 2, 0.1, "hang", stopping={"runtime_seconds": 1.0, "grace_seconds": 0.5})
     assert desk.keep().outcome == "timed_out"
-    assert desk.store.read_json("attempt-1/node-0/exit.json")["rc"] == 137
+    desk.launched_once_for_each_of(1)
+    assert (desk.exit(1)["rc"], desk.exit(1)["reason"]) == (137, "timed_out")  # SIGTERM was ignored
+    assert desk.ended_by(desk.instances()[0]) == "Client.InstanceInitiatedShutdown"
+    assert desk.results_written() == 0
 
 
 @pytest.mark.slow
@@ -254,24 +303,43 @@ def test_row_13_memory_and_disk_have_reasons_of_their_own(cloud):
     desk.wait_line("step 2")
     cloud.out_of_memory(desk.instances()[0], "toy_stage.py")
     assert desk.join().outcome == "out_of_memory"
+    assert desk.exit(1)["rc"] == 137
+    assert desk.exit(1)["oom_kills"] >= 1
     cloud.behave(disk_mb=24)
     try:
-        assert Desk(cloud, 3, 0.1, "full", work={"reserve_mb": 4}).keep().outcome == "disk_full"
+        full = Desk(cloud, 3, 0.1, "full", work={"reserve_mb": 4})
+        assert full.keep().outcome == "disk_full"
     finally:
         cloud.behave(disk_mb=0)
+    assert full.exit(1)["reason"] == "disk_full"  # told in spite of the full disk
+    for ended in (desk, full):
+        ended.launched_once_for_each_of(1)
+        assert ended.results_written() == 0
 
 
 @pytest.mark.slow
 def test_row_14_a_storage_that_refuses_for_a_while_loses_nothing(cloud):
-    desk = Desk(cloud, 3, 0.1)
-    number = cloud.fault(
-        Rule(
-            service="s3", operation="PutObject", match={"key": f"{desk.spec.prefix}/*result.json", "caller": "ASIA*"},
-            error="SlowDown", status=503, count=4,
+    push = TOY.with_name("toy_push.py")
+    words = f"exec {sys.executable} {push} {cloud.bucket} outputs/$LONGFUSE_RUN_ID out/result.json"
+    desk = Desk(cloud, 3, 0.1, work={"push": ["bash", "-c", words]})
+    outputs, results = (
+        cloud.fault(
+            Rule(
+                service="s3", operation="PutObject", match={"key": key, "caller": "ASIA*"},
+                error="SlowDown", status=503, count=7,
+            )
         )
+        for key in (f"outputs/{desk.run_id}", f"{desk.spec.prefix}/result.json")
     )  # fmt: skip
     assert desk.keep().outcome == "succeeded"
-    assert (cloud.hits(number), desk.results_written()) == (4, 1)
+    desk.launched_once_for_each_of(1)
+    assert (cloud.hits(outputs), cloud.hits(results)) == (7, 7)  # botocore gives up after three
+    assert desk.results_written() == 1
+    pushed = cloud.calls("PutObject", key=f"outputs/{desk.run_id}", status=200)
+    written = cloud.calls("PutObject", key=f"{desk.spec.prefix}/result.json", status=200)
+    assert [call["n"] for call in pushed] < [
+        call["n"] for call in written
+    ]  # the result tells of outputs that are there
 
 
 @pytest.mark.slow
@@ -297,19 +365,63 @@ def test_row_15_what_was_torn_is_not_resumed_from(cloud):
     assert result(desk) == {"sum": 136}
     assert any(f"checkpoint {commits[-1].split('/')[1]} is damaged" in line for line in desk.lines)
     assert any(f"resuming from checkpoint {commits[-2].split('/')[1]}" in line for line in desk.lines)
+    assert desk.results_written() == 1
+    assert len(desk.instances()) == 2
+    answered = [call for call in desk.run_instances() if call["status"] == 200]
+    assert len(answered) == 2
 
 
 @pytest.mark.slow
-def test_row_17_a_termination_that_is_refused_is_asked_for_until_it_works(cloud):
+@pytest.mark.parametrize(("code", "status"), [("RequestLimitExceeded", 503), ("InternalError", 500)])
+def test_row_17_a_termination_that_is_refused_is_asked_for_until_it_works(cloud, caplog, code, status):
     desk = Desk(cloud, 3, 0.02, gate=2).keep_beside()
-    number = cloud.fault(Rule(operation="TerminateInstances", error="RequestLimitExceeded", status=503, count=3))
+    number = cloud.fault(Rule(operation="TerminateInstances", error=code, status=status, count=3))
     desk.wait_line("step 2")
-    cloud.freeze(desk.instances()[0])
+    (name,) = desk.instances()
+    cloud.freeze(name)
     desk.store.write_json("cancel", {})
     desk.silence_is_noticed()
     state = desk.join()
     assert cloud.hits(number) == 3
     assert state.outcome == "cancelled"
+    desk.launched_once_for_each_of(1)
+    asked = cloud.calls("TerminateInstances", instance_id=name)
+    assert [call["error"] for call in asked][:4] == [code, code, code, None]
+    (closed,) = cloud.calls("PutObject", key=f"{desk.spec.prefix}/closed.json", status=200)
+    assert closed["time"] > asked[3]["time"]  # never before
+    alerts = [item for item in caplog.records if item.levelname == "ERROR" and name in item.getMessage()]
+    assert len(alerts) == 3
+    assert desk.results_written() == 0
+
+
+@pytest.mark.slow
+def test_row_17_the_reaper_comes_again_until_the_instance_is_gone(cloud):
+    desk = Desk(cloud, 3, 0.02, gate=2)
+    controller = desk.make()
+    controller.take()
+    while not controller.state.beat_seq:
+        controller.look_and_act()  # and then the controller dies
+    (name,) = desk.instances()
+    cloud.freeze(name)  # nor do its own timers go off
+    number = cloud.fault(Rule(operation="TerminateInstances", error="UnauthorizedOperation", status=403))
+    late = float(desk.alive()[0]["tags"]["longfuse:deadline"]) + 1.0
+    for _ in range(2):
+        with pytest.raises(ReapError, match="may still cost money"):
+            reap(desk.clients, cloud.bucket, "us-east-1", ["us-east-1"], now=late)
+        assert desk.alive()
+    assert desk.store.read("closed.json") is None
+    cloud.clear(number)
+    assert [item.resource_id for item in reap(desk.clients, cloud.bucket, "us-east-1", ["us-east-1"], now=late)] == [
+        name
+    ]
+    desk.until(lambda: not desk.alive(), "its end")
+    desk.let(3)
+    desk.ahead += LATER
+    second = desk.make()
+    second.take()  # whoever takes the run over goes on with another attempt, and closes it
+    assert second.run().outcome == "succeeded"
+    desk.launched_once_for_each_of(2)
+    assert desk.results_written() == 1
 
 
 @pytest.mark.slow
@@ -337,25 +449,137 @@ def test_row_19_a_cancelled_run_leaves_nothing_but_its_checkpoint(cloud, moment)
 
 
 @pytest.mark.slow
-def test_row_20_budget_and_credentials(cloud):
+def test_row_20_what_the_budget_does_not_bear_is_refused_before_a_launch(cloud):
     poor = Desk(cloud, 2, 0.1, budget_usd=0.01)
-    assert (poor.keep().outcome, poor.launches()) == ("budget", [])
+    assert poor.keep().outcome == "budget"
+    assert (poor.launches(), poor.instances(), poor.results_written()) == ([], [], 0)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back", ["while it runs", "after its end"])
+def test_row_20_a_controller_without_credentials_stops_and_another_one_adopts_the_run(cloud, back):
     desk = Desk(cloud, 3, 0.1, gate=2)
     first = desk.make()
     first.take()
     while not first.state.beat_seq:
         first.look_and_act()
     number = cloud.fault(Rule(service="*", match={"caller": "AKIA*"}, error="ExpiredToken", status=400))
-    with pytest.raises(AwsError, match="log in again"):
+    with pytest.raises(AwsError, match=r"log in again.*longfuse jobs adopt"):
         first.look_and_act()
+    expired = len(cloud.journal())
+    desk.until(lambda: beats_since(cloud, desk, expired) >= 2, "heartbeats: the node keeps its role")
+    if back == "after its end":
+        desk.let(3)
+        desk.until(lambda: not desk.alive(), "its end, by itself")
+        assert desk.ended_by(desk.instances()[0]) == "Client.InstanceInitiatedShutdown"
     cloud.clear(number)
     desk.let(3)
     desk.ahead += LATER
     second = desk.make()
     second.take()
     assert second.run().outcome == "succeeded"
-    assert len(desk.instances()) == 1
+    desk.launched_once_for_each_of(1)
+    assert desk.results_written() == 1
+
+
+def beats_since(cloud, desk, entry):
+    key = f"{desk.spec.prefix}/attempt-1/node-0/hb"
+    return sum(call.get("key") == key and call["status"] == 200 for call in cloud.journal(entry))
+
+
+@pytest.mark.slow
+def test_metrics_of_all_attempts_are_joined_by_whoever_adopts_the_run(cloud):
+    """Steps 5 and 6 are measured twice: the checkpoint that the second attempt goes on from is older."""
+    desk = Desk(cloud, 9, 0.02, "rare", gate=3, work={"checkpoint_signal": "SIGUSR1"})
+    first = desk.make()
+    first.take()
+    while not first.state.beat_seq:
+        first.look_and_act()
+    desk.until(lambda: any("/metrics/" in key for key in desk.store.keys("attempt-1/")), "metrics")
+    cloud.rebalance(desk.instances()[0])  # the one checkpoint of the first attempt
+    desk.wait_commit(3)
+    desk.let(6)
+
+    def measured(attempt):
+        keys = sorted(key for key in desk.store.keys(f"attempt-{attempt}/") if "/metrics/" in key)
+        return [json.loads(line)["step"] for key in keys for line in desk.store.read(key).splitlines()]
+
+    desk.until(lambda: measured(1)[-1:] == [6], "step 6 in the bucket")
+    cloud.spot_kill(desk.instances()[0])  # and the controller dies, too
+    desk.let(9)
+    desk.ahead += LATER
+    join, got = MetricJoin(), []
+    second = desk.make(lambda data: got.append(join.new(data)))
+    second.take()
+    assert second.run().outcome == "succeeded"
+    second.catch_up()
+    assert set(measured(1)) & set(measured(2)) >= {5, 6}
+    assert [json.loads(line)["step"] for line in b"".join(got).splitlines()] == list(range(1, 10))
+
+
+SPELLS_ITS_LENGTH = "echo the key has ${#JUDGE_KEY} characters: $JUDGE_KEY; tr '\\0' ' ' < /proc/$$/cmdline; mkdir -p out; echo '{}' > out/result.json"
+
+
+@pytest.mark.slow
+def test_a_secret_reaches_the_stage_and_is_nowhere_else(cloud):
+    """Not in user data, argv, log or any object of the bucket: only its name is."""
+    secret = "correct horse battery staple"
+    desk = Desk(cloud, work={"command": ["bash", "-c", SPELLS_ITS_LENGTH], "secrets": {"JUDGE_KEY": "longfuse/judge"}})
+    client(cloud, "secretsmanager").create_secret(Name="longfuse/judge", SecretString=secret)
+    assert desk.keep().outcome == "succeeded"
+    assert any(f"the key has {len(secret)} characters" in line for line in desk.lines)
+    assert any("bash -c" in line for line in desk.lines)  # its argv stands in the log, too
+    (name,) = desk.instances()
+    ec2, s3 = client(cloud, "ec2"), client(cloud, "s3")
+    told = ec2.describe_instance_attribute(InstanceId=name, Attribute="userData")["UserData"]["Value"]
+    kept = {"user data": base64.b64decode(told), "console": cloud.console(name).encode()}
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=cloud.bucket):
+        for item in page["Contents"]:
+            kept[item["Key"]] = s3.get_object(Bucket=cloud.bucket, Key=item["Key"])["Body"].read()
+    assert b"longfuse/judge" in kept[f"{desk.spec.prefix}/attempt-1/boot-1.json"]
+    assert [name for name, data in kept.items() if secret.encode() in data] == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_nobody_uses_any_more_is_reaped(cloud):
+    """Disks go with their instance; one that was left all the same, and is past its deadline, costs money."""
+    ec2 = client(cloud, "ec2")
+
+    def disk(run, deadline, bucket=cloud.bucket):
+        tags = {"longfuse:run": run, "longfuse:bucket": bucket, "longfuse:deadline": str(deadline)}
+        return ec2.create_volume(
+            AvailabilityZone="us-east-1a", Size=8,
+            TagSpecifications=[
+                {"ResourceType": "volume", "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}
+            ],
+        )["VolumeId"]  # fmt: skip
+
+    late, early, others = disk("one", 1000), disk("two", 9000), disk("three", 1000, "another-bucket")
+    arguments = (clients_of(cloud.endpoint), cloud.bucket, "us-east-1", ["us-east-1"])
+    assert [item.resource_id for item in reap(*arguments, now=5000.0, dry_run=True)] == [late]
+    assert [item.resource_id for item in reap(*arguments, now=5000.0)] == [late]
+    left = {item["VolumeId"] for item in ec2.describe_volumes()["Volumes"]}
+    assert {early, others} <= left
+    assert late not in left
+    for name in (early, others):
+        ec2.delete_volume(VolumeId=name)
+
+
+@pytest.mark.slow
+def test_a_quota_that_is_used_up_is_asked_once_and_told(cloud):
+    """The other zones share it; on demand has a quota of its own."""
+    cloud.fault(Rule(operation="RunInstances", match={"market": "spot"}, error="VcpuLimitExceeded", status=400))
+    both = (*candidates(), *candidates(ZONES[:1], "on-demand"))
+    desk = Desk(cloud, 2, 0.1, candidates=both)
+    assert desk.keep().outcome == "succeeded"
+    assert desk.launches() == [("us-east-1a", 400, "VcpuLimitExceeded"), ("us-east-1a", 200, None)]
+    assert desk.controller.state.passed_over == (
+        "attempt 1: spot-g5.xlarge-us-east-1a: VcpuLimitExceeded",
+        *(
+            f"attempt 1: spot-g5.xlarge-us-east-1{zone}: not asked for after VcpuLimitExceeded of spot-g5.xlarge-us-east-1a"
+            for zone in "bc"
+        ),
+    )
 
 
 @pytest.mark.slow
@@ -381,7 +605,7 @@ def test_the_reaper_ends_what_is_past_its_deadline_and_nothing_else(cloud):
     deadline = float(late.alive()[0]["tags"]["longfuse:deadline"])
 
     def reaped(now):
-        return [item.instance_id for item in reap(fine.clients, cloud.bucket, "us-east-1", ["us-east-1"], now=now)]
+        return [item.resource_id for item in reap(fine.clients, cloud.bucket, "us-east-1", ["us-east-1"], now=now)]
 
     assert reaped(deadline - 1.0) == []
     assert reaped(deadline + 1.0) == late.instances()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from flows import jobs
-from flows.doctor_ec2 import examine_ec2, probe_bucket
+from flows.doctor_ec2 import _security_group, examine_ec2, probe_bucket
 from flows.lineage import run_record
 from flows.on_ec2 import account_of, stage_facts
 from flows.yaml_io import read_yaml
@@ -22,7 +22,9 @@ from infra.ec2.spec import Rhythm
 from infra.errors import StageFailedError
 from infra.jobs import JobSpec, Outcome
 from infra.local import LocalRunner
+from infra.provenance import source_state
 from infra.settings import child_environment, load_settings
+from infra.sim.faults import Rule
 from tests.diamond_project import make_project, set_params, value_of
 from tests.infra.sim.lab import client
 
@@ -61,6 +63,11 @@ class Project:
         return self.runner.wait(self.runner.submit(spec), self.lines.append).outcome
 
 
+def results_of(cloud, run_id):
+    found = client(cloud, "s3").get_object(Bucket=cloud.bucket, Key=f"runs/{run_id}/result.json")
+    return [found["Body"].read()]
+
+
 def lock(root):
     return yaml.safe_load((root / "dvc.lock").read_text())["stages"]
 
@@ -84,7 +91,9 @@ def test_a_stage_on_ec2_takes_its_inputs_from_here_and_gives_its_outputs_back(de
     )
     assert made["machine"]["cpu"].startswith("EC2 ")
     assert 0 < made["cost_usd"] < 1
-    assert made["seconds"] > 1
+    assert made["commit"] == source_state(project.root).commit
+    (result,) = (json.loads(text) for text in results_of(desk, made["ec2_run"]))
+    assert made["seconds"] == result["seconds"] > 0  # of the node's run, not of whoever collects it
     assert [line.split()[-1] for line in made["attempts"]] == ["succeeded"]
 
     (project.root / "dvc.lock").unlink()  # the same work asked for again: its result is there, nothing is launched
@@ -137,10 +146,44 @@ def test_the_doctor_looks_at_the_account(desk):
     findings = examine_ec2()
     assert [item.what for item in findings if item.level == "fail"] == []
     assert any("conditional writes" in item.what for item in findings)
+    regions = load_resources().regions()
+    for region in regions:  # every one that a stage may use
+        assert any(f"may do in {region} what a launch needs" in item.what for item in findings)
     desk.set_quota("L-417A185B", 0.0)
     assert any("L-417A185B" in item.what for item in examine_ec2())
     desk.set_quota("L-417A185B", 384.0)
     assert "takes conditional writes" in probe_bucket(Clients(), desk.bucket, "us-east-1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "operation", ["RunInstances", "TerminateInstances", "DescribeVolumes", "DeleteVolume", "DescribeInstances", "DescribeImages"]
+)  # fmt: skip
+def test_the_doctor_names_the_action_that_is_not_allowed(desk, operation):
+    made = len(desk.instances())
+    desk.fault(Rule(operation=operation, match={"region": "us-west-2"}, error="UnauthorizedOperation", status=403))
+    failed = [item for item in examine_ec2() if item.level == "fail"]
+    desk.clear()
+    assert failed
+    assert all(f"ec2:{operation}" in item.what and "in us-west-2" in item.what for item in failed)
+    assert all("launcher.json" in item.remedy for item in failed)
+    assert len(desk.instances()) == made
+
+
+@pytest.mark.slow
+def test_the_doctor_looks_into_security_groups(desk):
+    ec2 = client(desk, "ec2")
+    shut, open_ = (
+        ec2.create_security_group(GroupName=name, Description="of a test")["GroupId"] for name in ("shut", "open")
+    )
+    ec2.authorize_security_group_ingress(GroupId=open_, IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0")
+
+    def level(**groups):
+        account = load_resources().account.model_copy(update={"security_groups": groups})
+        return _security_group(Clients(), account, "us-east-1").level
+
+    assert [level(**{"us-east-1": name}) for name in (shut, open_, "sg-none")] == ["ok", "fail", "fail"]
+    assert level(**{"us-west-2": shut}) == "warn"
 
 
 def test_a_lock_entry_for_other_inputs_is_refused(tmp_path):

@@ -8,7 +8,8 @@ import uuid
 from pathlib import Path
 
 from infra.ec2.aws import Clients
-from infra.ec2.controller import Controller, Follower
+from infra.ec2.controller import Controller
+from infra.ec2.follower import Follower
 from infra.ec2.spec import Candidate, Rhythm, RunSpec, Stopping
 from infra.ec2.store import RunStore
 from infra.sim.account import IMAGE_PARAMETERS, NODE_PROFILE
@@ -91,9 +92,9 @@ class Desk:
         self.controller = None
         self.thread = None
 
-    def make(self):
+    def make(self, on_metrics=None):
         store = RunStore(self.clients, self.cloud.bucket, "us-east-1", self.run_id, lambda: time.time() + self.ahead)
-        follower = Follower(on_line=self.lines.append, on_metrics=self.steps.append)
+        follower = Follower(on_line=self.lines.append, on_metrics=on_metrics or self.steps.append)
         return Controller(self.clients, store, self.spec, follower)
 
     def let(self, step):
@@ -190,6 +191,18 @@ class Desk:
     def run_instances(self):
         """The journal of those."""
         return [call for call in self.cloud.calls("RunInstances") if self.run_id in call["params"].values()]
+
+    def launched_once_for_each_of(self, attempts):
+        """Every attempt had its instance from the first candidate, by one call: the journal's word."""
+        assert self.launches() == [(ZONES[0], 200, None)] * attempts
+        assert len(self.instances()) == attempts
+
+    def ended_by(self, instance_id):
+        """Who ended an instance, as EC2 says."""
+        return next(item["reason"] for item in self.cloud.instances() if item["id"] == instance_id)
+
+    def exit(self, attempt):
+        return self.store.read_json(f"attempt-{attempt}/node-0/exit.json")
 
     def results_written(self):
         key = f"{self.spec.prefix}/result.json"

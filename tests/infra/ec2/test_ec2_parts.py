@@ -10,6 +10,7 @@ import botocore.exceptions
 import botocore.session
 import botocore.stub
 import pytest
+from pydantic import ValidationError
 
 from infra.ec2.aws import Clients, ErrorClass, classify
 from infra.ec2.bundle import upload_code
@@ -79,8 +80,37 @@ def test_candidates_come_market_by_market_then_region_then_zone():
 def test_reservations_come_first_and_only_if_there_are_any():
     asked = {"accelerator": "H100:8", "markets": ("reservation", "spot"), "zones": ("a",), "budget_usd": 1}
     assert [item.market for item in candidates(Request(**asked))] == ["spot"]
-    with_one = candidates(Request(**asked, reservations=("cr-1",)))
-    assert [(item.market, item.reservation_id) for item in with_one] == [("reservation", "cr-1"), ("spot", None)]
+    two = [{"id": "cr-1", "zone": "us-east-1f"}, {"id": "cr-2", "zone": "eu-north-1a"}]
+    asked["regions"] = ("us-east-1", "us-west-2")
+    request = Request(**asked, reservations=two)
+    assert [(item.market, item.reservation_id, item.region, item.zone) for item in candidates(request)] == [
+        ("reservation", "cr-1", "us-east-1", "us-east-1f"),  # there and nowhere else
+        ("reservation", "cr-2", "eu-north-1", "eu-north-1a"),
+        ("spot", None, "us-east-1", "us-east-1a"),
+        ("spot", None, "us-west-2", "us-west-2a"),
+    ]
+    assert request.all_regions == {"us-east-1", "us-west-2", "eu-north-1"}
+    with pytest.raises(ValidationError, match="zone"):
+        Request(**asked, reservations=[{"id": "cr-1", "zone": "us-east-1"}])
+
+
+def test_a_reservation_and_the_security_group_of_its_region_stand_in_the_request():
+    asked = Request(
+        accelerator="H100:8", markets=("reservation", "spot"), regions=("us-west-2",), zones=("a",), budget_usd=1,
+        reservations=[{"id": "cr-1", "zone": "us-east-1f"}],
+    )  # fmt: skip
+    spec = run_spec(candidates=candidates(asked), security_groups={"us-east-1": "sg-east"})
+    reserved, spot = (
+        build_request(spec, item, token="t", user_data="", image="ami-1", root_device="/dev/sda1", tags={})
+        for item in spec.candidates
+    )
+    target = {"CapacityReservationTarget": {"CapacityReservationId": "cr-1"}}
+    assert (reserved["Placement"], reserved["CapacityReservationSpecification"]) == (
+        {"AvailabilityZone": "us-east-1f"}, target,
+    )  # fmt: skip
+    assert reserved["SecurityGroupIds"] == ["sg-east"]
+    assert "SecurityGroupIds" not in spot  # a group of one region is none in another
+    assert "CapacityReservationSpecification" not in spot
 
 
 def test_an_accelerator_that_nobody_has_is_told_with_those_that_there_are():
@@ -99,7 +129,7 @@ def test_every_type_has_quota_codes_and_every_profile_has_candidates():
 
 
 def test_the_request_is_one_that_ec2_knows_encrypted_with_tokens_and_without_a_way_in():
-    spec = run_spec(security_group="sg-1")
+    spec = run_spec(security_groups={"us-east-1": "sg-1"})
     request = build_request(
         spec,
         spec.candidates[0],
@@ -253,6 +283,8 @@ class ThreeRegions:
 
     def _pages(self, operation, region):
         self._refuse(region, operation)
+        if operation == "describe_volumes":
+            return [{"Volumes": []}]
         tags = [
             {"Key": "longfuse:run", "Value": "r"},
             {"Key": "longfuse:bucket", "Value": "b"},
@@ -275,5 +307,5 @@ def test_a_region_that_refuses_does_not_keep_the_reaper_from_the_others(operatio
     clients = ThreeRegions(("b", operation))
     with pytest.raises(ReapError, match=r"not swept.* b: .*RequestLimitExceeded") as raised:
         reap(clients, "b", "a", ["a", "b", "c"], now=100.0)
-    assert clients.ended == ["i-a", "i-c"] == [item.instance_id for item in raised.value.found]
+    assert clients.ended == ["i-a", "i-c"] == [item.resource_id for item in raised.value.found]
     assert [item.why for item in raised.value.found] == ["90 s past its deadline"] * 2
