@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.ask_documents import one_text
-from flows.eval_inputs import agent_lengths, open_model_folder, train_config
+from flows.eval_inputs import DEFAULT_MODEL, agent_lengths, open_model_folder, train_config
 from stages.common.errors import ConfigError, InputError
 from stages.memory.query import SplitBy, SplitQuery, split_query
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from stages.engines.base import RolloutEngine
     from stages.memory.results import AgentResult, Turn
 
-DEFAULT_MODEL = Path("outputs/rl/stage4/data")
 _FORMAT = "Answer shortly. If the memory does not hold the answer, say so."
 
 

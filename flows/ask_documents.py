@@ -12,10 +12,6 @@ from pathlib import Path
 
 from stages.common.errors import InputError
 from stages.common.records import Category
-from stages.ingest.discover import Unit
-from stages.ingest.loading import load
-from stages.ingest.readers import check_format, parse
-from stages.ingest.reasons import UnusableError
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +55,12 @@ def _copy(path: Path, write: object) -> None:
 
 
 def _read(path: Path) -> str:
-    """The text of a file that needs a reader: ingest's own."""
+    """The text of a file that needs a reader: ingest's own. Plain text is asked about without their packages (vLLM's environment)."""
+    from stages.ingest.discover import Unit
+    from stages.ingest.loading import load
+    from stages.ingest.readers import check_format, parse
+    from stages.ingest.reasons import UnusableError
+
     unit = Unit(id=path.name, category=Category.GENERAL, source=path.name, members=(path.name,))
     try:
         check_format(unit)

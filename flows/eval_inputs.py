@@ -21,6 +21,7 @@ from stages.common.storage import DocumentStore, open_model_pointer, write_jsonl
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = Path("outputs/rl/stage4/data")  # the pipeline's final one
 DEFAULT_DATA = Path("data/evaluation")
 DEFAULT_CORPORA = (Path("outputs/assemble/data/documents.jsonl"), Path("data/starter_corpus"))
 PAPER_WINDOW_TOKENS = 131_072

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from flows.ask import DEFAULT_MODEL
-from flows.eval_inputs import ModelFolder, agent_lengths, open_model_folder, train_config
+from flows.eval_inputs import DEFAULT_MODEL, ModelFolder, agent_lengths, open_model_folder, train_config
 from infra.settings import environment_values
 from stages.common.errors import ConfigError, EnvironmentFailureError
 from stages.memory.query import SplitBy
