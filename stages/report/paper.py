@@ -15,7 +15,7 @@ BENCHMARKS = (
     ("LongBench v2", "longbench_v2"),
     ("Frames", "frames"),
     ("MRCR", "mrcr"),
-    ("CorpusQA", "corpus_numerical"),
+    ("CorpusQA", "corpusqa"),
     ("LongBench v1 QA", "longbench_v1"),
 )
 

@@ -14,7 +14,7 @@ from stages.report.tables import Table, percent
 _DASH = "–"
 _NOT_COMPARABLE = (
     "Rows and columns marked “paper” are the paper's, of a 30B model on the official data. Compare directions, not levels: another model, "
-    "other lengths; the held-out tasks are our own, and CorpusQA, which is not published, stands for our generated set of its kind."
+    "other lengths, and the held-out tasks are our own."
 )
 
 

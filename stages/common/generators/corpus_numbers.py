@@ -33,7 +33,6 @@ _SECTORS = (
 )  # fmt: skip
 _SUFFIXES = ("Holdings", "Works", "Group", "Partners", "Company", "Union")
 _TOKENS_PER_REPORT, _MIN_REPORTS, _MAX_REPORTS = 16_000, 12, 250
-_TOKENS_OF_REPORT, _FEWEST_REPORTS = 150, 3  # of a short text the reports take two thirds at most
 _COMPANIES_PER_SECTOR = 10
 
 
@@ -65,9 +64,8 @@ Rows = Sequence[tuple[str, tuple[int, ...]]]  # of the sector's companies: name,
 
 
 def corpus_task(tokens: int, chance: random.Random) -> CorpusTask:
-    """Reports for a text of so many tokens (one in 16,000, 12 to 250; as many as fit into a short one), a question about one sector."""
-    fewest = max(_FEWEST_REPORTS, min(_MIN_REPORTS, 2 * tokens // (3 * _TOKENS_OF_REPORT)))
-    companies = _companies(min(_MAX_REPORTS, max(fewest, tokens // _TOKENS_PER_REPORT)), chance)
+    """Reports for a text of so many tokens (one in 16,000, 12 to 250) and a question about one sector."""
+    companies = _companies(min(_MAX_REPORTS, max(_MIN_REPORTS, tokens // _TOKENS_PER_REPORT)), chance)
     passages = [
         Passage((index + chance.random()) / len(companies), _report(company)) for index, company in enumerate(companies)
     ]

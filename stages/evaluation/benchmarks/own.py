@@ -1,4 +1,4 @@
-"""The project's own four sets as benchmarks of the catalogue: made from a corpus, so no data need to be fetched."""
+"""The project's own three sets as benchmarks of the catalogue: made from a corpus, so no data need to be fetched."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from stages.evaluation.base import Availability, Benchmark, Loaded, LoadRequest
 from stages.evaluation.benchmarks.dialogue_recall import dialogue_questions
 from stages.evaluation.benchmarks.heldout import heldout_questions
 from stages.evaluation.benchmarks.needle import needle_questions
-from stages.evaluation.benchmarks.ultra_long import PROSE, made_from, numerical_task, questions_of_length
 from stages.evaluation.rows import find_file
 
 _USUAL_QUESTIONS = 40  # per length, where no limit says otherwise
 _RECALLED_TOKENS = 1_024  # longest turn that is asked for
-_SHORTEST_OF_REPORTS = 512
 
 
 def _per_length(request: LoadRequest) -> int:
@@ -55,24 +53,6 @@ def _load_recall(request: LoadRequest) -> Loaded:
             request.seed,
             request.count_tokens,
         )
-    return Loaded(questions[: request.limit])
-
-
-def _corpus_numerical_at_hand(request: LoadRequest) -> Availability:
-    if not _long_enough(request):
-        return Availability(False, f"its reports need contexts of {_SHORTEST_OF_REPORTS} tokens or more: --length")
-    return made_from(PROSE, request)
-
-
-def _long_enough(request: LoadRequest) -> list[int]:
-    return [tokens for tokens in request.lengths if tokens >= _SHORTEST_OF_REPORTS]
-
-
-def _load_corpus_numerical(request: LoadRequest) -> Loaded:
-    questions = []
-    for tokens in _long_enough(request):
-        name = f"corpus_numerical/{tokens}"
-        questions += questions_of_length(numerical_task, name, request, tokens, _per_length(request), None)
     return Loaded(questions[: request.limit])
 
 
@@ -125,12 +105,5 @@ OWN: tuple[Benchmark, ...] = (
         source="generated from a corpus",
         available=partial(_has, Category.DIALOGUES),
         load=_load_recall,
-    ),
-    Benchmark(
-        name="corpus_numerical",
-        title="a figure over all reports of a sector (CorpusQA's kind)",
-        source="generated from a corpus",
-        available=_corpus_numerical_at_hand,
-        load=_load_corpus_numerical,
     ),
 )

@@ -110,7 +110,7 @@ def numerical_task(request: LoadRequest, tokens: int, _: int, chance: Random) ->
         proof={"kind": "corpus", "operation": task.operation, "sector": task.sector, "rows": list(task.rows)},
         evidence_position=task.depth,
         tokens=tokens,
-        write=_writer(request, tokens, chance, task.passages, task.names, PROSE),
+        write=_writer(request, tokens, chance, task.passages, task.names, _PROSE),
         metric="rule_score",  # names by cover exact match, numbers by numeric match
     )
 
@@ -142,12 +142,9 @@ def _writer(
 
 
 def questions_of_length(
-    make: Make, benchmark: str, request: LoadRequest, tokens: int, questions: int, folder: Path | None
+    make: Make, benchmark: str, request: LoadRequest, tokens: int, questions: int, folder: Path
 ) -> list[Question]:
-    """Questions under the name `benchmark`, each about a text of its own of `tokens` tokens, made when it is asked.
-
-    The text is written into `folder`; without one it is a string, for contexts that fit into a window.
-    """
+    """Questions under the name `benchmark`, each about a text of its own of `tokens` tokens, written into `folder` when asked."""
     made = []
     for number in range(questions):
         chance = rng(request.seed, "ultra", benchmark, number)
@@ -168,14 +165,7 @@ class _WrittenContext:
         return self._path
 
 
-def _text(write: Write) -> str:
-    with tempfile.TemporaryDirectory(prefix="longfuse-context-") as folder:
-        path = Path(folder) / "context.txt"
-        write(path)
-        return path.read_text(encoding="utf-8")
-
-
-def _question(task: UltraTask, benchmark: str, number: int, seed: int, folder: Path | None) -> Question:
+def _question(task: UltraTask, benchmark: str, number: int, seed: int, folder: Path) -> Question:
     name = f"{benchmark.replace('/', '-')}-{number}"
     sample = Sample(
         id=name,
@@ -193,7 +183,7 @@ def _question(task: UltraTask, benchmark: str, number: int, seed: int, folder: P
     return sample_question(
         sample,
         benchmark=benchmark,
-        context=partial(_text, task.write) if folder is None else _WrittenContext(task.write, folder / f"{name}.txt"),
+        context=_WrittenContext(task.write, folder / f"{name}.txt"),
         metric=task.metric or METRICS[task.answer_kind],
         evidence_position=task.evidence_position,
         score=task.score,
@@ -205,8 +195,7 @@ def _ids(request: LoadRequest, categories: Sequence[Category]) -> list[str]:
     return [] if request.documents is None else [name for name in request.documents if name.startswith(beginnings)]
 
 
-def made_from(categories: Sequence[Category], request: LoadRequest) -> Availability:
-    """At hand if the corpus has a document of one of the categories."""
+def _available(categories: Sequence[Category], request: LoadRequest) -> Availability:
     folders = " or ".join(f"{category.value}/" for category in categories)
     if not _ids(request, categories):
         return Availability(False, f"made from a corpus with a folder {folders}: give --corpus DIR")
@@ -245,13 +234,13 @@ def benchmark(
         name=name,
         title=title,
         source="generated from a corpus",
-        available=partial(made_from, categories),
+        available=partial(_available, categories),
         load=partial(_load, name, make, shortest, longest),
         modes=("memory_agent",),
     )
 
 
-PROSE = (Category.PROFESSIONAL, Category.GENERAL)
+_PROSE = (Category.PROFESSIONAL, Category.GENERAL)
 _HAY, _TALK = (Category.GENERAL,), (Category.DIALOGUES,)
 _K, _M = 1_000, 1_000_000
 ULTRA_LONG: tuple[Benchmark, ...] = (
@@ -261,6 +250,6 @@ ULTRA_LONG: tuple[Benchmark, ...] = (
         "dialogue_recall_128k_512k", "one of 2 to 8 equal requests' replies", recall_task, 128 * _K, 512 * _K, _TALK
     ),
     benchmark("dialogue_recall_512k_1m", "the same, 512K to 1M tokens", recall_task, 512 * _K, _M, _TALK),
-    benchmark("corpus_numerical_1m", "a figure over all reports of a sector", numerical_task, _M, _M, PROSE),
-    benchmark("corpus_numerical_4m", "the same in 4M tokens", numerical_task, 4 * _M, 4 * _M, PROSE),
+    benchmark("corpus_numerical_1m", "a figure over all reports of a sector", numerical_task, _M, _M, _PROSE),
+    benchmark("corpus_numerical_4m", "the same in 4M tokens", numerical_task, 4 * _M, 4 * _M, _PROSE),
 )

@@ -91,24 +91,6 @@ def test_a_gold_answer_scores_one_silence_and_echo_nothing(name, request_):
         assert question.prompt("part")[-1]["role"] == "user"
 
 
-def test_the_corpus_question_comes_at_the_lengths_of_a_window_too(request_):
-    benchmark = by_name()["corpus_numerical"]
-    asked = replace(request_, lengths=(100, 512, 2_048), limit=None)
-    assert "full_context" in benchmark.modes
-    assert not benchmark.available(replace(asked, lengths=(100,))).at_hand
-    assert not benchmark.available(replace(asked, documents=None)).at_hand
-    assert benchmark.available(asked).at_hand
-    questions = benchmark.load(asked).questions
-    assert {question.benchmark for question in questions} == {"corpus_numerical/512", "corpus_numerical/2048"}
-    for question in (*questions[:20], *questions[-20:]):
-        text, length = question.context(), int(question.benchmark.split("/")[1])
-        assert abs(count(text) - length) < 0.02 * length
-        assert text.count("## Annual report of ") >= 3
-        assert question.score(question.gold) == 1.0
-        assert question.score("") == 0.0
-        assert question.context() == text
-
-
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_text_has_its_length_and_writing_twice_gives_equal_bytes(name, request_, tmp_path):
     (question,), (again,) = made(name, request_), made(name, replace(request_, contexts_dir=tmp_path))
