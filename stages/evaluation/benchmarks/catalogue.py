@@ -11,7 +11,7 @@ from stages.evaluation.benchmarks.graphwalks import GRAPHWALKS
 from stages.evaluation.benchmarks.hotpotqa import HOTPOTQA
 from stages.evaluation.benchmarks.live_math import LIVE_MATH
 from stages.evaluation.benchmarks.longbench_v1 import LONGBENCH_V1
-from stages.evaluation.benchmarks.longbench_v2 import LONGBENCH_V2
+from stages.evaluation.benchmarks.longbench_v2 import LONGBENCH_V2, LONGBENCH_V2_COT
 from stages.evaluation.benchmarks.longmemeval import LONGMEMEVAL
 from stages.evaluation.benchmarks.mmlu_pro import MMLU_PRO
 from stages.evaluation.benchmarks.mrcr import MRCR
@@ -25,6 +25,7 @@ from stages.evaluation.benchmarks.ultra_long import ULTRA_LONG
 BENCHMARKS: tuple[Benchmark, ...] = (
     # The paper's six, then ultra-long and memory, then general ability, then the project's own.
     LONGBENCH_V2,
+    LONGBENCH_V2_COT,
     LONGBENCH_V1,
     FRAMES,
     MRCR,
