@@ -29,7 +29,7 @@ def find_file(request: LoadRequest, name: str, patterns: Sequence[str]) -> Path 
 
 
 def read_rows(path: Path) -> tuple[list[Located], list[BrokenRow]]:
-    """Rows of a .jsonl, .json (a list) or .parquet file, and the lines that are no JSON object.
+    """Rows of a .jsonl, .json (a list, or an object with the list `data`) or .parquet file, and the lines that are no JSON object.
 
     Raises InputError if the file as a whole cannot be read.
     """
@@ -40,6 +40,8 @@ def read_rows(path: Path) -> tuple[list[Located], list[BrokenRow]]:
             return _objects(path.name, enumerate(pq.read_table(path).to_pylist(), start=1))
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict) and isinstance(values.get("data"), list):  # SQuAD's official file
+                values = values["data"]
             if not isinstance(values, list):
                 raise InputError(f"{path} holds no list of rows. Give JSONL, a JSON list or parquet.")
             return _objects(path.name, enumerate(values, start=1))

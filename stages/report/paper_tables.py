@@ -82,7 +82,8 @@ def _by_benchmark(full: ScoreTable, links: Mapping[str, str]) -> Table:
         "Models and benchmarks, in the form of the paper's Table 7",
         header,
         tuple(rows),
-        _NOT_COMPARABLE,
+        "Our CorpusQA is the generated set corpus_numerical, since the paper's has no published data. "
+        + _NOT_COMPARABLE,
         tuple(row_links),
     )
 

@@ -32,7 +32,8 @@ _SECTORS = (
     "aviation", "software", "pharmacy", "tourism", "glass", "paper", "dairy", "telephony", "machinery", "banking",
 )  # fmt: skip
 _SUFFIXES = ("Holdings", "Works", "Group", "Partners", "Company", "Union")
-_TOKENS_PER_REPORT, _MIN_REPORTS, _MAX_REPORTS = 16_000, 12, 250
+TOKENS_PER_REPORT = 16_000
+_MIN_REPORTS, _MAX_REPORTS = 12, 250
 _COMPANIES_PER_SECTOR = 10
 
 
@@ -63,9 +64,9 @@ class CorpusTask:
 Rows = Sequence[tuple[str, tuple[int, ...]]]  # of the sector's companies: name, the item's values by year
 
 
-def corpus_task(tokens: int, chance: random.Random) -> CorpusTask:
-    """Reports for a text of so many tokens (one in 16,000, 12 to 250) and a question about one sector."""
-    companies = _companies(min(_MAX_REPORTS, max(_MIN_REPORTS, tokens // _TOKENS_PER_REPORT)), chance)
+def corpus_task(tokens: int, chance: random.Random, tokens_per_report: int = TOKENS_PER_REPORT) -> CorpusTask:
+    """Reports for a text of so many tokens (one in `tokens_per_report`, 12 to 250) and a question about one sector."""
+    companies = _companies(min(_MAX_REPORTS, max(_MIN_REPORTS, tokens // tokens_per_report)), chance)
     passages = [
         Passage((index + chance.random()) / len(companies), _report(company)) for index, company in enumerate(companies)
     ]

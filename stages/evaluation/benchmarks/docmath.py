@@ -14,14 +14,20 @@ from stages.evaluation.base import Benchmark, Loaded, LoadRequest, Question
 from stages.evaluation.benchmarks.reading import reading_prompt
 from stages.evaluation.rows import questions_of
 from stages.evaluation.sources import RowSource
-from stages.rewards.docmath import docmath_match, docmath_value, stated_value
+from stages.rewards.docmath import docmath_match, stated_value
 from stages.rewards.rules import numbers_in, numeric_match
 
 _FORM = 'Think step by step and end with "Therefore, the answer is (the number)".'
 _ANSWER_TOKENS = 256
 _TATQA = RowSource(folders=("tatqa",), patterns=("*.json*",), hub="next-tat/TAT-QA", split="validation")
 _CONVFINQA = RowSource(folders=("convfinqa",))
-_DOCMATH = RowSource(folders=("docmath",), hub="yale-nlp/DocMath-Eval", split="simpshort_testmini")
+_SUBSETS = ("simpshort", "simplong", "compshort", "complong")
+_DOCMATH = RowSource(
+    folders=("docmath",),
+    patterns=("*.jsonl", "*.parquet", "*.json"),
+    hub="yale-nlp/DocMath-Eval",
+    split="+".join(f"{subset}_testmini" for subset in _SUBSETS),
+)
 _ARITHMETIC_TYPES = ("arithmetic", "count")
 
 
@@ -36,8 +42,8 @@ def _strict(response: str, gold: str, question: str) -> float:
 
 
 def _numeric(benchmark: str, name: str, question: str, gold: str, context: str, **rest: Any) -> Question:
-    if isinstance(docmath_value(gold), bool) or not any(character.isdigit() for character in gold):
-        raise ValueError(f"the answer {gold[:40]!r} is no number")
+    if stated_value(gold) is None:
+        raise ValueError(f"the answer {gold[:40]!r} is neither a number nor yes or no")
     return Question(
         benchmark=benchmark,
         id=name,
@@ -84,8 +90,12 @@ def _convfinqa_row(row: dict[str, Any]) -> Question:
 
 
 def _docmath_row(row: dict[str, Any]) -> Question:
+    """The subset (short or long document, simple or complex reasoning) opens the id: complong-testmini-17."""
     context = "\n\n".join(row["paragraphs"])
-    return _numeric("docmath", row["question_id"], row["question"], str(row["ground_truth"]), context)
+    name = str(row["question_id"])
+    subset = name.split("-")[0]
+    groups = {"subset": subset} if subset in _SUBSETS else {}
+    return _numeric("docmath", name, row["question"], str(row["ground_truth"]), context, groups=groups)
 
 
 def _load(source: RowSource, parse: Any, request: LoadRequest) -> Loaded:

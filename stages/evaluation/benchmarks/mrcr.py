@@ -1,7 +1,8 @@
 """MRCR v1 (openai/mrcr): repeat the i-th of several equal requests' replies, after a random string, word for word.
 
 Official score: 0 unless the response begins with the string; else SequenceMatcher's ratio of the rest. Rows of the data
-set are read as they are; without them `dialogue_recall` has the same form on the corpus' own conversations.
+set are read as they are; without them `mrcr_made` makes such rows of a corpus, and `dialogue_recall` asks for turns of its
+own conversations.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def _prompt(request: Message, context: str) -> list[Message]:
 
 def _parse(number: dict[str, int], row: dict[str, Any]) -> Question:
     number["row"] += 1
+    return parse_row(row, number["row"])
+
+
+def parse_row(row: dict[str, Any], number: int) -> Question:
+    """A row in the published form. number: names it where it has no id. ValueError or KeyError if it is none."""
     messages = json.loads(row["prompt"]) if isinstance(row["prompt"], str) else row["prompt"]
     *turns, last = [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]
     prefix, answer = row["random_string_to_prepend"], row["answer"]
@@ -48,7 +54,7 @@ def _parse(number: dict[str, int], row: dict[str, Any]) -> Question:
     needles = str(row["n_needles"])
     return Question(
         benchmark=f"mrcr/{needles}_needles",
-        id=str(row.get("id") or f"{prefix}-{number['row']}"),
+        id=str(row.get("id") or f"{prefix}-{number}"),
         task_type="dialogue_memory",
         question=last["content"],
         answer_form="",

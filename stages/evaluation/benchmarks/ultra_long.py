@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from stages.common.errors import InputError
-from stages.common.generators.corpus_numbers import corpus_task
+from stages.common.generators.corpus_numbers import TOKENS_PER_REPORT, corpus_task
 from stages.common.generators.hidden_facts import hidden_chain, hidden_needle
 from stages.common.generators.hidden_replies import hidden_replies
 from stages.common.generators.ruler import DEPTHS, share_contained
@@ -99,9 +99,11 @@ def recall_task(request: LoadRequest, tokens: int, _: int, chance: Random) -> Ul
     )
 
 
-def numerical_task(request: LoadRequest, tokens: int, _: int, chance: Random) -> UltraTask:
+def numerical_task(
+    request: LoadRequest, tokens: int, _: int, chance: Random, *, tokens_per_report: int = TOKENS_PER_REPORT
+) -> UltraTask:
     """A figure over all reports of one sector, among professional and general documents."""
-    task = corpus_task(tokens, chance)
+    task = corpus_task(tokens, chance, tokens_per_report)
     return UltraTask(
         question=task.question,
         answer=task.answer,
@@ -110,7 +112,7 @@ def numerical_task(request: LoadRequest, tokens: int, _: int, chance: Random) ->
         proof={"kind": "corpus", "operation": task.operation, "sector": task.sector, "rows": list(task.rows)},
         evidence_position=task.depth,
         tokens=tokens,
-        write=_writer(request, tokens, chance, task.passages, task.names, _PROSE),
+        write=_writer(request, tokens, chance, task.passages, task.names, PROSE),
         metric="rule_score",  # names by cover exact match, numbers by numeric match
     )
 
@@ -195,7 +197,8 @@ def _ids(request: LoadRequest, categories: Sequence[Category]) -> list[str]:
     return [] if request.documents is None else [name for name in request.documents if name.startswith(beginnings)]
 
 
-def _available(categories: Sequence[Category], request: LoadRequest) -> Availability:
+def corpus_available(categories: Sequence[Category], request: LoadRequest) -> Availability:
+    """Whether the corpus has documents of one of the categories."""
     folders = " or ".join(f"{category.value}/" for category in categories)
     if not _ids(request, categories):
         return Availability(False, f"made from a corpus with a folder {folders}: give --corpus DIR")
@@ -234,13 +237,13 @@ def benchmark(
         name=name,
         title=title,
         source="generated from a corpus",
-        available=partial(_available, categories),
+        available=partial(corpus_available, categories),
         load=partial(_load, name, make, shortest, longest),
         modes=("memory_agent",),
     )
 
 
-_PROSE = (Category.PROFESSIONAL, Category.GENERAL)
+PROSE = (Category.PROFESSIONAL, Category.GENERAL)
 _HAY, _TALK = (Category.GENERAL,), (Category.DIALOGUES,)
 _K, _M = 1_000, 1_000_000
 ULTRA_LONG: tuple[Benchmark, ...] = (
@@ -250,6 +253,6 @@ ULTRA_LONG: tuple[Benchmark, ...] = (
         "dialogue_recall_128k_512k", "one of 2 to 8 equal requests' replies", recall_task, 128 * _K, 512 * _K, _TALK
     ),
     benchmark("dialogue_recall_512k_1m", "the same, 512K to 1M tokens", recall_task, 512 * _K, _M, _TALK),
-    benchmark("corpus_numerical_1m", "a figure over all reports of a sector", numerical_task, _M, _M, _PROSE),
-    benchmark("corpus_numerical_4m", "the same in 4M tokens", numerical_task, 4 * _M, 4 * _M, _PROSE),
+    benchmark("corpus_numerical_1m", "a figure over all reports of a sector", numerical_task, _M, _M, PROSE),
+    benchmark("corpus_numerical_4m", "the same in 4M tokens", numerical_task, 4 * _M, 4 * _M, PROSE),
 )

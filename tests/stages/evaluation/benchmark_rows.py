@@ -106,5 +106,12 @@ def prompt_of(question):
 
 
 MADE = ("babilong", "graphwalks", "needle", "ruler")
-OTHERS = ("heldout", "dialogue_recall", *MADE, *(benchmark.name for benchmark in ULTRA_LONG))  # tests of their own
+OTHERS = (
+    "heldout",
+    "dialogue_recall",
+    "mrcr_made",
+    "corpus_numerical",
+    *MADE,
+    *(benchmark.name for benchmark in ULTRA_LONG),
+)  # tests of their own
 FROM_ROWS = [benchmark.name for benchmark in BENCHMARKS if benchmark.name not in OTHERS]

@@ -9,7 +9,7 @@ from stages.report.report import run
 from tests.report_page import ReportPage
 
 MODELS = ("base", "sft", "stage1", "stage2", "stage3", "memory", "merge", "stage4")
-SIX = ("docmath", "longbench_v2", "frames", "mrcr", "corpusqa", "longbench_v1/qasper")
+SIX = ("docmath", "longbench_v2", "frames", "mrcr", "corpus_numerical/32768", "longbench_v1/qasper")
 
 
 @pytest.fixture
