@@ -58,7 +58,9 @@ def open_runner(
         account, rhythm = account_of(resources.account), Rhythm(heartbeat_seconds=5.0)
         if request.simulate:
             account = stack.enter_context(_simulated(settings, account, say))
-            rhythm = Rhythm(poll_seconds=1.0, heartbeat_seconds=2.0, log_seconds=1.0, checkpoint_seconds=1.0)
+            rhythm = Rhythm(
+                heartbeat_seconds=2.0, checkpoint_seconds=1.0
+            )  # of the node: the controller's are the real ones
         told = JobTracking(settings, params, tag_stage)
         there = Ec2Runner(
             account,

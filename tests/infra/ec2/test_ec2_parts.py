@@ -19,7 +19,7 @@ from infra.ec2.launch import build_request
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.resources import Account, Request, candidates, load_resources, missing_quotas, within_quotas
 from infra.ec2.runner import Ec2Runner, StageFacts
-from infra.ec2.spec import digest
+from infra.ec2.spec import Rhythm, digest
 from infra.ec2.store import LeaseLostError, RunStore
 from infra.errors import InfraError
 from infra.jobs import JobSpec
@@ -149,6 +149,11 @@ def test_the_request_is_one_that_ec2_knows_encrypted_with_tokens_and_without_a_w
     assert request["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert "KeyName" not in request
     assert (request["MinCount"], request["MaxCount"]) == (1, 1)
+
+
+def test_a_line_is_here_within_15_seconds_by_the_periods_of_node_and_controller():
+    """A chunk leaves the node and the controller looks; 5 s are left for the work itself."""
+    assert Rhythm().log_seconds + Rhythm().poll_seconds <= 10.0
 
 
 def test_a_spec_has_one_text():
