@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from infra.ec2.aws import Clients
+from infra.ec2.budget import HOUR_SECONDS
 from infra.ec2.catalog import TYPES, hourly_usd, quota_code, types_for
-from infra.ec2.spec import Candidate, Market, Spec
+from infra.ec2.spec import Candidate, Market, Spec, Stopping
 from infra.errors import InfraError
 
 RESOURCES = Path(__file__).parents[1] / "resources.yaml"
@@ -131,6 +132,12 @@ def candidates(request: Request) -> tuple[Candidate, ...]:
     if not found:
         raise InfraError("market reservation alone needs ids in `reservations` of infra/resources.yaml.")
     return tuple(found)
+
+
+def stopping(request: Request) -> Stopping:
+    """The limits of an attempt; an instance may live an hour longer than its stage, for the set-up and the outputs."""
+    runtime = request.runtime_hours * HOUR_SECONDS
+    return Stopping(runtime_seconds=runtime, hard_cap_seconds=runtime + HOUR_SECONDS)
 
 
 def _places(request: Request, market: Market) -> Iterator[tuple[str, str, str | None]]:

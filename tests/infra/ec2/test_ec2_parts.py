@@ -248,7 +248,9 @@ def test_a_stage_that_no_quota_holds_is_refused_before_anything_is_sent(cloud, t
     runner = Ec2Runner(
         Account(bucket=cloud.bucket, image_parameter="/image"),
         lambda stage: Request(accelerator="H100:8", markets=("on-demand",), zones=("a",), budget_usd=1),
-        lambda stage: StageFacts(fingerprint="f" * 64, command="true", inputs={}, upstream=(), state_folder="state"),
+        lambda stage: StageFacts(
+            fingerprint="f" * 64, command="true", inputs={}, parameters={}, upstream=(), state_folder="state"
+        ),
     )
     cloud.set_quota("L-417A185B", 0.0)
     before = len(cloud.calls("RunInstances"))
