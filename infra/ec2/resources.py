@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import botocore.exceptions
 import yaml
@@ -18,6 +18,10 @@ from infra.ec2.catalog import TYPES, hourly_usd, quota_code, types_for
 from infra.ec2.spec import Candidate, Market, Spec, Stopping
 from infra.errors import InfraError
 
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretName = Annotated[
+    str, Field(pattern=r"^longfuse/[A-Za-z0-9/_+=.@-]+$")
+]  # what policies/node.json lets a node read
 RESOURCES = Path(__file__).parents[1] / "resources.yaml"
 
 
@@ -64,9 +68,8 @@ class Request(Spec):
     disk_gb: int = Field(default=200, ge=8, description="Size of the encrypted root volume.")
     runtime_hours: float = Field(default=24.0, gt=0, description="Longest run of one attempt.")
     budget_usd: float = Field(gt=0, description="What all attempts of one stage may cost.")
-    secrets: dict[str, str] = Field(
-        default_factory=dict,
-        description="Variable -> name in Secrets Manager (longfuse/...), read by the node with its own role.",
+    secrets: dict[VariableName, SecretName] = Field(
+        default_factory=dict, description="Variable -> name in Secrets Manager, read by the node with its own role."
     )
 
     @property

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from flows.jobs import show_job
 from infra.ec2.follower import MetricJoin
 from infra.ec2.reaper import reap
 from infra.ec2.spec import Rhythm
@@ -117,11 +118,11 @@ def test_a_disk_that_nobody_uses_any_more_is_reaped(cloud):
 
 
 @pytest.mark.slow
-def test_a_quota_that_is_used_up_is_asked_once_and_told(cloud):
+def test_a_quota_that_is_used_up_is_asked_once_and_told(cloud, monkeypatch):
     """The other zones share it; on demand has a quota of its own."""
     cloud.fault(Rule(operation="RunInstances", match={"market": "spot"}, error="VcpuLimitExceeded", status=400))
     both = (*candidates(), *candidates(ZONES[:1], "on-demand"))
-    desk = Desk(cloud, 2, 0.1, candidates=both)
+    desk = Desk(cloud, 2, 0.1, candidates=both, not_tried=("quota L-417A185B in us-east-1 is 0 vCPUs",))
     assert desk.keep().outcome == "succeeded"
     assert desk.launches() == [("us-east-1a", 400, "VcpuLimitExceeded"), ("us-east-1a", 200, None)]
     assert desk.controller.state.passed_over == (
@@ -131,6 +132,9 @@ def test_a_quota_that_is_used_up_is_asked_once_and_told(cloud):
             for zone in "bc"
         ),
     )
+    monkeypatch.setenv("LONGFUSE_BUCKET", cloud.bucket)
+    shown = [line.removeprefix("not taken   ") for line in show_job(desk.run_id) if line.startswith("not taken")]
+    assert tuple(shown) == (*desk.spec.not_tried, *desk.controller.state.passed_over)
 
 
 @pytest.mark.slow

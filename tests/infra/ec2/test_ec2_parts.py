@@ -118,6 +118,16 @@ def test_an_accelerator_that_nobody_has_is_told_with_those_that_there_are():
         types_for("B200:8")
 
 
+def test_a_secret_is_named_as_the_policy_of_nodes_lets_them_read_it():
+    (allowed,) = [item for item in statements("node") if "secretsmanager:GetSecretValue" in item["Action"]]
+    assert [resource.rpartition(":")[2] for resource in allowed["Resource"]] == ["longfuse/*"]
+    asked = {"accelerator": "cpu", "budget_usd": 1}
+    assert Request(**asked, secrets={"JUDGE_KEY": "longfuse/judge"}).secrets == {"JUDGE_KEY": "longfuse/judge"}
+    for wrong in ({"JUDGE_KEY": "sk-live-0123456789abcdef"}, {"JUDGE-KEY": "longfuse/judge"}):
+        with pytest.raises(ValidationError, match="secrets"):
+            Request(**asked, secrets=wrong)
+
+
 def test_every_type_has_quota_codes_and_every_profile_has_candidates():
     assert {(kind.family, market) for kind in TYPES.values() for market in ("spot", "on-demand")} <= set(QUOTA_CODES)
     resources = load_resources()
