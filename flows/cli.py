@@ -107,7 +107,7 @@ def plan(
     made = plan_request(find_root(), request)
     print(made.as_json() if as_json else "\n".join(render_plan(made)))
     if on is not None and not as_json:
-        from flows.on_ec2 import render_costs
+        from flows.ec2_costs import render_costs
         from flows.session import wanted_params
 
         print("\n".join(render_costs(on, str(wanted_params(find_root(), request).get("profile", "")), made)))

@@ -18,7 +18,6 @@ from stages.common.errors import ConfigError
 if TYPE_CHECKING:
     from infra.ec2.resources import Account
     from infra.ec2.runner import StageFacts
-    from infra.ec2.spec import Candidate
 
 
 BUCKET_VARIABLE = "LONGFUSE_BUCKET"
@@ -58,7 +57,9 @@ def open_runner(
         account, rhythm = account_of(resources.account), Rhythm(heartbeat_seconds=5.0)
         if request.simulate:
             account = stack.enter_context(_simulated(settings, account, say))
-            rhythm = Rhythm(poll_seconds=1.0, heartbeat_seconds=2.0, log_seconds=1.0, checkpoint_seconds=1.0)
+            rhythm = Rhythm(
+                heartbeat_seconds=2.0, checkpoint_seconds=1.0
+            )  # of the node: the controller's are the real ones
         told = JobTracking(settings, params, tag_stage)
         there = Ec2Runner(
             account,
@@ -121,44 +122,7 @@ def stage_facts(root: Path, params: Mapping[str, Any], stage: str) -> StageFacts
         fingerprint=fingerprint,
         command=found.command,
         inputs=md5s,
+        parameters=found.parameters,
         upstream=found.upstream,
         state_folder=state_folder(root, stage).relative_to(root).as_posix() + f"/{fingerprint}",
     )
-
-
-def render_costs(on: str, profile: str, plan: Plan) -> list[str]:
-    """Where the stages to run would run, candidates in order, prices, and quotas that are too small if they can be asked."""
-    require_ec2(on)
-    from infra.ec2.aws import Clients
-    from infra.ec2.catalog import PRICES_OF
-    from infra.ec2.resources import candidates, load_resources, missing_quotas
-
-    resources = load_resources()
-    lines, total = ["", f"On EC2 (prices of {PRICES_OF}, estimates):"], 0.0
-    wanted: list[Candidate] = []
-    for planned in plan.stages:
-        request = resources.request(profile, planned.stage)
-        if planned.action != "run" or request is None:
-            continue
-        found = candidates(request)
-        wanted += found
-        total += request.budget_usd
-        first = found[0]
-        dearest = max(item.hourly_usd for item in found)
-        lines.append(
-            f"  {planned.stage:<18}{request.accelerator:<9}{len(found)} candidates, first {first.market} "
-            f"{first.instance_type} in {first.zone} at {first.hourly_usd:.2f} USD/h (dearest {dearest:.2f}); "
-            f"at most {request.budget_usd:g} USD"
-        )
-    if not wanted:
-        return [*lines, "  nothing: no stage to run is named for this profile in infra/resources.yaml"]
-    lines.append(f"  all together at most {total:g} USD")
-    try:
-        missing = missing_quotas(Clients(), tuple(wanted))
-    except Exception as error:  # no credentials, no network: a plan needs neither  # noqa: BLE001
-        return [*lines, f"  quotas were not checked: {error}"]
-    for item in missing:
-        lines.append(
-            f"  quota {item['code']} ({item['name']}) in {item['region']} is {item['have']:g} vCPUs, {item['needed']} are needed"
-        )
-    return lines

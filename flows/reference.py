@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the config types, so that the reference cannot differ from the code.
+"""Writes docs/configuration.md from the config types and the prices in docs/ec2.md from their table, so that neither differs from the code.
 
 python -m flows.reference [--check]
 """
@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from flows import price_page
 from flows.params import PROFILES, profile_params
 from flows.schema import Params
 from flows.yaml_io import read_yaml
@@ -90,15 +91,15 @@ def render() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page, or with --check say whether it is current (exit 1 if not)."""
-    page = render()
+    """Write the pages, or with --check say whether they are current (exit 1 if not)."""
+    pages = {PAGE: render(), price_page.PAGE: price_page.with_prices(price_page.PAGE.read_text(encoding="utf-8"))}
     if "--check" in arguments:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page
-        if not current:
-            sys.stderr.write("docs/configuration.md is stale: run `make docs`.\n")
-        return 0 if current else 1
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page, encoding="utf-8")
+        stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+        for path in stale:
+            sys.stderr.write(f"docs/{path.name} is stale: run `make docs`.\n")
+        return 1 if stale else 0
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

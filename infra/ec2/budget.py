@@ -5,14 +5,19 @@ An instance never outlives its hard cap (dead-man timer, agent, controller, reap
 
 from __future__ import annotations
 
-from infra.ec2.spec import Candidate, RunSpec
+from infra.ec2.spec import Candidate, RunSpec, Stopping
 
 HOUR_SECONDS = 3600.0
 
 
+def attempt_usd(candidate: Candidate, nodes: int, stopping: Stopping) -> float:
+    """The price of the longest attempt."""
+    return candidate.hourly_usd * nodes * stopping.hard_cap_seconds / HOUR_SECONDS
+
+
 def worst_case_usd(spec: RunSpec, candidate: Candidate) -> float:
     """What one attempt costs at most."""
-    return candidate.hourly_usd * spec.nodes * spec.stopping.hard_cap_seconds / HOUR_SECONDS
+    return attempt_usd(candidate, spec.nodes, spec.stopping)
 
 
 def cost_usd(spec: RunSpec, candidate: Candidate, seconds: float) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ from infra.errors import InfraError
 
 REMOTE = "longfuse-jobs"
 ON_NODE = ["dvc", "--wait-for-lock"]
+LOCK_SECONDS = 300.0
+LOCK_PAUSE_SECONDS = 0.1
+MISSING = object()
 
 
 class LockMismatchError(InfraError):
@@ -72,10 +78,45 @@ def stage_work(stage: str, bucket: str, threads: int | None = None) -> dict[str,
     }
 
 
-def merge_lock(root: Path, stage: str, text: str, expected: Mapping[str, str | None], command: str) -> None:
-    """Put a job's entry into dvc.lock, if it is about the very inputs and command that were sent; nothing else changes.
+@contextmanager
+def repository_lock(root: Path) -> Iterator[None]:
+    """DVC's own lock of a project (`.dvc/tmp/lock`): a local stage that ends just now writes dvc.lock, too.
 
-    expected: path -> md5 of the stage's dependencies here. Hold the run lock. Raises LockMismatchError.
+    Raises InfraError if somebody holds it for longer than any DVC command does.
+    """
+    folder = root / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise InfraError(
+                        f"{folder / 'lock'} was held for {LOCK_SECONDS:g} s: end the dvc command that holds it."
+                    ) from None
+                time.sleep(LOCK_PAUSE_SECONDS)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def merge_lock(
+    root: Path,
+    stage: str,
+    text: str,
+    *,
+    inputs: Mapping[str, str | None],
+    parameters: Mapping[str, Any],
+    command: str,
+) -> None:
+    """Put a job's entry into dvc.lock, if it is about the very command, inputs and parameters that were sent.
+
+    inputs: path -> md5 of the stage's dependencies here. parameters: dotted key of params.yaml -> value. Nothing else of
+    dvc.lock changes, and nothing of it is lost that DVC writes meanwhile. Raises LockMismatchError.
     """
     entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage)
     if entry is None:
@@ -83,12 +124,20 @@ def merge_lock(root: Path, stage: str, text: str, expected: Mapping[str, str | N
     if entry["cmd"] != command:
         raise LockMismatchError(f"the job of {stage} ran {entry['cmd']!r}, asked for was {command!r}.")
     theirs = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
-    different = sorted(path for path in {*theirs, *expected} if theirs.get(path) != expected.get(path))
+    different = sorted(path for path in {*theirs, *inputs} if theirs.get(path) != inputs.get(path))
     if different:
         raise LockMismatchError(
             f"the job of {stage} read other inputs than there are here: {', '.join(different[:5])}."
         )
-    path = root / "dvc.lock"
+    used = {key: value for values in entry.get("params", {}).values() for key, value in values.items()}
+    other = sorted(key for key in {*used, *parameters} if key not in used or used[key] != parameters.get(key, MISSING))
+    if other:
+        raise LockMismatchError(f"the job of {stage} had other parameters than were sent: {', '.join(other[:5])}.")
+    with repository_lock(root):
+        _put_entry(root / "dvc.lock", stage, entry)
+
+
+def _put_entry(path: Path, stage: str, entry: Mapping[str, Any]) -> None:
     lock: dict[str, Any] = (
         yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {"schema": "2.0", "stages": {}}
     )

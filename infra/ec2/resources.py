@@ -6,17 +6,22 @@ import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import botocore.exceptions
 import yaml
 from pydantic import Field, ValidationError
 
 from infra.ec2.aws import Clients
+from infra.ec2.budget import HOUR_SECONDS
 from infra.ec2.catalog import TYPES, hourly_usd, quota_code, types_for
-from infra.ec2.spec import Candidate, Market, Spec
+from infra.ec2.spec import Candidate, Market, Spec, Stopping
 from infra.errors import InfraError
 
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretName = Annotated[
+    str, Field(pattern=r"^longfuse/[A-Za-z0-9/_+=.@-]+$")
+]  # what policies/node.json lets a node read
 RESOURCES = Path(__file__).parents[1] / "resources.yaml"
 
 
@@ -63,9 +68,8 @@ class Request(Spec):
     disk_gb: int = Field(default=200, ge=8, description="Size of the encrypted root volume.")
     runtime_hours: float = Field(default=24.0, gt=0, description="Longest run of one attempt.")
     budget_usd: float = Field(gt=0, description="What all attempts of one stage may cost.")
-    secrets: dict[str, str] = Field(
-        default_factory=dict,
-        description="Variable -> name in Secrets Manager (longfuse/...), read by the node with its own role.",
+    secrets: dict[VariableName, SecretName] = Field(
+        default_factory=dict, description="Variable -> name in Secrets Manager, read by the node with its own role."
     )
 
     @property
@@ -131,6 +135,12 @@ def candidates(request: Request) -> tuple[Candidate, ...]:
     if not found:
         raise InfraError("market reservation alone needs ids in `reservations` of infra/resources.yaml.")
     return tuple(found)
+
+
+def stopping(request: Request) -> Stopping:
+    """The limits of an attempt; an instance may live an hour longer than its stage, for the set-up and the outputs."""
+    runtime = request.runtime_hours * HOUR_SECONDS
+    return Stopping(runtime_seconds=runtime, hard_cap_seconds=runtime + HOUR_SECONDS)
 
 
 def _places(request: Request, market: Market) -> Iterator[tuple[str, str, str | None]]:

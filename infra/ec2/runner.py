@@ -23,8 +23,8 @@ from infra.ec2.catalog import TYPES
 from infra.ec2.controller import Controller
 from infra.ec2.follower import Follower
 from infra.ec2.reducer import State
-from infra.ec2.resources import Account, Request, candidates, within_quotas
-from infra.ec2.spec import Rhythm, RunSpec, Stopping
+from infra.ec2.resources import Account, Request, candidates, stopping, within_quotas
+from infra.ec2.spec import Rhythm, RunSpec
 from infra.ec2.store import LeaseLostError, RunStore
 from infra.ec2.wheelhouse import share_wheelhouse
 from infra.errors import InfraError, StageFailedError, StageStoppedError
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 TAIL_LINES = 40
 FAILED_EXIT = 1
-HOUR_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,7 @@ class StageFacts:
     fingerprint: str
     command: str
     inputs: Mapping[str, str | None]  # path -> md5, as they are here
+    parameters: Mapping[str, Any]  # dotted key of params.yaml -> value
     upstream: tuple[str, ...]  # stages whose outputs it reads
     state_folder: str  # below the project
 
@@ -145,7 +145,6 @@ class Ec2Runner:
         }
         if self._account.wheelhouse:
             work["wheelhouse"] = share_wheelhouse(store, spec.root, spec.environment)
-        runtime = request.runtime_hours * HOUR_SECONDS
         return RunSpec(
             run_id=store.run_id,
             stage=spec.stage,
@@ -164,7 +163,7 @@ class Ec2Runner:
                 if region in {item.region for item in possible}
             },
             disk_gb=request.disk_gb,
-            stopping=Stopping(runtime_seconds=runtime, hard_cap_seconds=runtime + HOUR_SECONDS),
+            stopping=stopping(request),
             rhythm=self._rhythm,
             work=work,
         )
@@ -220,7 +219,15 @@ class Ec2Runner:
         result = job.store.read_json("result.json")
         assert result is not None
         root, stage = job.spec.root, job.spec.stage
-        dvc.merge_lock(root, stage, result["files"]["dvc.lock"], job.facts.inputs, job.facts.command)
+        facts = job.facts
+        dvc.merge_lock(
+            root,
+            stage,
+            result["files"]["dvc.lock"],
+            inputs=facts.inputs,
+            parameters=facts.parameters,
+            command=facts.command,
+        )
         dvc.pull_outputs(root, job.spec.environment, stage)
         self._record(job, result)
 

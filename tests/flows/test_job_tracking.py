@@ -42,7 +42,7 @@ def track(settings, chunks):
     told = JobTracking(
         settings.model_copy(update={"parent_run": parent}), profile_params("plumbing"), tracker.tag_stage
     )
-    facts = StageFacts(fingerprint=FINGERPRINT, command="c", inputs={}, upstream=(), state_folder=FOLDER)
+    facts = StageFacts(fingerprint=FINGERPRINT, command="c", inputs={}, parameters={}, upstream=(), state_folder=FOLDER)
     tracker.stage_started(STAGE)
     for chunk in chunks:
         told.take(STAGE, facts, chunk)

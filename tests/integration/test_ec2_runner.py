@@ -15,7 +15,6 @@ from flows.lineage import run_record
 from flows.on_ec2 import account_of, stage_facts
 from flows.yaml_io import read_yaml
 from infra.ec2.aws import Clients
-from infra.ec2.dvc import LockMismatchError, merge_lock
 from infra.ec2.resources import Request, load_resources
 from infra.ec2.runner import Ec2Runner, SplitRunner
 from infra.ec2.spec import Rhythm
@@ -184,19 +183,3 @@ def test_the_doctor_looks_into_security_groups(desk):
 
     assert [level(**{"us-east-1": name}) for name in (shut, open_, "sg-none")] == ["ok", "fail", "fail"]
     assert level(**{"us-west-2": shut}) == "warn"
-
-
-def test_a_lock_entry_for_other_inputs_is_refused(tmp_path):
-    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages:\n  a: {cmd: x}\n")
-    entry = {
-        "stages": {"b": {"cmd": "python b", "deps": [{"path": "in", "md5": "1"}], "outs": [{"path": "o", "md5": "2"}]}}
-    }
-    text = yaml.safe_dump(entry)
-    with pytest.raises(LockMismatchError, match="other inputs"):
-        merge_lock(tmp_path, "b", text, {"in": "9"}, "python b")
-    with pytest.raises(LockMismatchError, match="asked for was"):
-        merge_lock(tmp_path, "b", text, {"in": "1"}, "python c")
-    with pytest.raises(LockMismatchError, match="without that stage"):
-        merge_lock(tmp_path, "z", text, {}, "")
-    merge_lock(tmp_path, "b", text, {"in": "1"}, "python b")
-    assert set(lock(tmp_path)) == {"a", "b"}

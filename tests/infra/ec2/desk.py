@@ -1,6 +1,7 @@
 """Runs of the toy stage under the real controller, with periods and limits that fit into seconds."""
 
 import functools
+import json
 import sys
 import threading
 import time
@@ -203,6 +204,10 @@ class Desk:
 
     def exit(self, attempt):
         return self.store.read_json(f"attempt-{attempt}/node-0/exit.json")
+
+    def output(self):
+        """What the toy wrote, from the result."""
+        return json.loads(self.store.read_json("result.json")["files"]["out/result.json"])
 
     def results_written(self):
         key = f"{self.spec.prefix}/result.json"

@@ -19,7 +19,7 @@ from infra.ec2.launch import build_request
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.resources import Account, Request, candidates, load_resources, missing_quotas, within_quotas
 from infra.ec2.runner import Ec2Runner, StageFacts
-from infra.ec2.spec import digest
+from infra.ec2.spec import Rhythm, digest
 from infra.ec2.store import LeaseLostError, RunStore
 from infra.errors import InfraError
 from infra.jobs import JobSpec
@@ -118,6 +118,16 @@ def test_an_accelerator_that_nobody_has_is_told_with_those_that_there_are():
         types_for("B200:8")
 
 
+def test_a_secret_is_named_as_the_policy_of_nodes_lets_them_read_it():
+    (allowed,) = [item for item in statements("node") if "secretsmanager:GetSecretValue" in item["Action"]]
+    assert [resource.rpartition(":")[2] for resource in allowed["Resource"]] == ["longfuse/*"]
+    asked = {"accelerator": "cpu", "budget_usd": 1}
+    assert Request(**asked, secrets={"JUDGE_KEY": "longfuse/judge"}).secrets == {"JUDGE_KEY": "longfuse/judge"}
+    for wrong in ({"JUDGE_KEY": "sk-live-0123456789abcdef"}, {"JUDGE-KEY": "longfuse/judge"}):
+        with pytest.raises(ValidationError, match="secrets"):
+            Request(**asked, secrets=wrong)
+
+
 def test_every_type_has_quota_codes_and_every_profile_has_candidates():
     assert {(kind.family, market) for kind in TYPES.values() for market in ("spot", "on-demand")} <= set(QUOTA_CODES)
     resources = load_resources()
@@ -149,6 +159,11 @@ def test_the_request_is_one_that_ec2_knows_encrypted_with_tokens_and_without_a_w
     assert request["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert "KeyName" not in request
     assert (request["MinCount"], request["MaxCount"]) == (1, 1)
+
+
+def test_a_line_is_here_within_15_seconds_by_the_periods_of_node_and_controller():
+    """A chunk leaves the node and the controller looks; 5 s are left for the work itself."""
+    assert Rhythm().log_seconds + Rhythm().poll_seconds <= 10.0
 
 
 def test_a_spec_has_one_text():
@@ -243,7 +258,9 @@ def test_a_stage_that_no_quota_holds_is_refused_before_anything_is_sent(cloud, t
     runner = Ec2Runner(
         Account(bucket=cloud.bucket, image_parameter="/image"),
         lambda stage: Request(accelerator="H100:8", markets=("on-demand",), zones=("a",), budget_usd=1),
-        lambda stage: StageFacts(fingerprint="f" * 64, command="true", inputs={}, upstream=(), state_folder="state"),
+        lambda stage: StageFacts(
+            fingerprint="f" * 64, command="true", inputs={}, parameters={}, upstream=(), state_folder="state"
+        ),
     )
     cloud.set_quota("L-417A185B", 0.0)
     before = len(cloud.calls("RunInstances"))
