@@ -24,7 +24,7 @@ from stages.evaluation.benchmarks.ultra_long import ULTRA_LONG
 MAX_INPUT_TOKENS = 2_048
 MAX_OUTPUT_TOKENS = 128
 GENERATED_TOKENS = 1_024
-GENERATED = ("ruler", "babilong", "graphwalks", "needle", "dialogue_recall", "corpus_numerical")
+GENERATED = ("ruler", "babilong", "graphwalks", "needle", "dialogue_recall", "mrcr_made", "corpus_numerical")
 # heldout belongs to a run of the pipeline; the ultra-long sets are for the memory agent (benchmarks/memory.py).
 NOT_HERE = ("heldout", *(benchmark.name for benchmark in ULTRA_LONG))
 PARTS = ("full_context", "closed_book", "generated")
