@@ -28,6 +28,7 @@ GENERATED = ("ruler", "babilong", "graphwalks", "needle", "dialogue_recall", "mr
 # heldout belongs to a run of the pipeline; the ultra-long sets are for the memory agent (benchmarks/memory.py).
 NOT_HERE = ("heldout", *(benchmark.name for benchmark in ULTRA_LONG))
 PARTS = ("full_context", "closed_book", "generated")
+CLOSED_BOOK_TOO = ("frames",)  # its pages are rarely at hand
 
 
 def run(arguments: argparse.Namespace) -> float:
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> float:
             groups["generated"].append(benchmark.name)
         elif benchmark.name not in NOT_HERE:
             groups["full_context" if "full_context" in benchmark.modes else "closed_book"].append(benchmark.name)
+        if benchmark.name in CLOSED_BOOK_TOO:
+            groups["closed_book"].append(benchmark.name)
     for part, names in groups.items():
         request = EvalRequest(
             benchmarks=tuple(names),
