@@ -15,6 +15,7 @@ from stages.common.tokens import ChatTokenizer
 from stages.engines.scripted_engine import ScriptedEngine
 
 CORPUS = Path(__file__).resolve().parent.parent / "data" / "starter_corpus"
+_LONGEST_SECONDS = 3600.0  # of one call into the engine's thread: all requests of a run, on a slow CPU
 _FORM_TOKENS = 768  # chat template, rules, worked exchange, question
 
 
@@ -80,7 +81,13 @@ def open_engine(kind: str, model: Path, dtype: str, window: int, gpu_memory: flo
     if kind == "vllm":
         from stages.engines.vllm_engine import VLLMEngine
 
-        return VLLMEngine(model, compute_dtype=dtype, max_model_tokens=window, gpu_memory_utilization=gpu_memory)
+        return VLLMEngine(
+            model,
+            compute_dtype=dtype,
+            max_model_tokens=window,
+            gpu_memory_utilization=gpu_memory,
+            timeout_seconds=_LONGEST_SECONDS,
+        )
     from stages.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(model, compute_dtype=dtype, max_model_tokens=window)
