@@ -256,7 +256,13 @@ _SPECS = (
         name="report",
         config="stages.report.config:ReportStage",
         run="stages.report.report:run",
-        params={"report": "report"},
+        params={
+            "report": "report",
+            "std_scope": "rl.shared.std_scope",
+            "aepo": "rl.shared.aepo.enabled",
+            "clipping_level": "rl.shared.negative_clipping.level",
+            "clipping_side": "rl.shared.negative_clipping.side",
+        },
         inputs={
             **{f"evaluate_{model}": f"outputs/evaluate/{model}/data" for model in EVALUATED},
             "metrics_sft": "outputs/sft/data/metrics.jsonl",

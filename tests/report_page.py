@@ -53,9 +53,14 @@ class ReportPage(HTMLParser):
         return (self.folder / unquote(link)).resolve()
 
     def scores_by_model(self, models) -> list[tuple[str, str, Cell]]:
-        """(table, model, cell) of every mean with its interval; the model names the row or the column."""
+        """(table, model, cell) of every mean with its interval; the model names the row or the column.
+
+        Without the table of ablations, whose rows are named by the paper's variants.
+        """
         found = []
         for title, (header, *rows) in self.tables.items():
+            if title.startswith("Ablations"):
+                continue
             for row in rows:
                 for column, cell in enumerate(row):
                     if column and re.match(r"[\d.]+\s*\[\d+, \d+\]", cell.text):

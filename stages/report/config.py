@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from stages.common.config import Section
@@ -15,6 +17,10 @@ class ReportConfig(Section):
 
 
 class ReportStage(Section):
-    """Everything that the report stage depends on."""
+    """Everything that the report stage depends on. All but `report` say how this run's RL differs, for the ablation table."""
 
     report: ReportConfig
+    std_scope: Literal["task", "group", "batch", "none"]
+    aepo: bool
+    clipping_level: Literal["none", "token", "sequence"]
+    clipping_side: Literal["high", "low"]

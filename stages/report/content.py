@@ -21,6 +21,7 @@ from stages.report.load import (
     WARM_MODEL,
     ReportData,
 )
+from stages.report.paper import Variant
 from stages.report.paper_tables import paper_tables
 from stages.report.scores import HELDOUT, Comparison, Interval, compare, mean_over_tasks, table_of
 from stages.report.scores import Table as ScoreTable
@@ -64,8 +65,8 @@ class Report:
     sources: Table
 
 
-def build_report(title: str, data: ReportData, answers: Answers, examples: list[Example]) -> Report:
-    """Compute every sentence, table and figure from the stages' files."""
+def build_report(title: str, data: ReportData, answers: Answers, examples: list[Example], run: Variant) -> Report:
+    """Compute every sentence, table and figure from the stages' files. run: how its RL was set."""
     links = data.links
     score_links = tuple(links[f"evaluate_{model}/scores.json"] for model in MODELS)
     answer_links = tuple(links[f"evaluate_{model}/predictions.jsonl"] for model in (FIRST_MODEL, LAST_MODEL))
@@ -80,7 +81,7 @@ def build_report(title: str, data: ReportData, answers: Answers, examples: list[
         ),
         cards=tuple(_card(comparison) for comparison in comparisons if comparison.benchmark.startswith(HELDOUT)),
         path=_path(full, agent, score_links),
-        paper=paper_tables(full, agent, links),
+        paper=paper_tables(full, agent, links, run),
         score_tables=tuple(
             _score_table(name, table, links)
             for name, table in (

@@ -51,32 +51,72 @@ STAGES: dict[str, StageScores] = {
 
 
 @dataclass(frozen=True)
+class Variant:
+    """How the RL of a run differs from the paper's final recipe; None fits any value."""
+
+    std_scope: str | None = None
+    aepo: bool = False
+    clipping: str | None = None  # "<level>/<side>", such as token/high; "none" without clipping
+
+
+@dataclass(frozen=True)
 class Ablation:
-    """One line of the paper's ablations on the 4B model: average of the benchmarks, and how to run it here."""
+    """One line of the paper's ablations on the 4B model: average of the benchmarks, and how to run it here.
+
+    variant: runs whose line it is; None: no run is.
+    """
 
     group: str
-    variant: str
+    variant_name: str
     average: float
     here: str
+    variant: Variant | None = None
 
 
 ABLATIONS = (
-    Ablation("base model", "Qwen3-4B-Thinking-2507", 52.79, "sft.enabled=false and no RL: evaluate@base"),
-    Ablation("advantage", "GRPO", 56.07, "rl.shared.std_scope=group"),
-    Ablation("advantage", "+ task-balanced sampling", 56.86, "rl.shared.std_scope=group (sampling is always balanced here)"),
-    Ablation("advantage", "+ std of the batch", 57.45, "rl.shared.std_scope=batch"),
-    Ablation("advantage", "+ std of the task in the batch", 58.62, "rl.shared.std_scope=task"),
+    Ablation("base model", "Qwen3-4B-Thinking-2507", 52.79, "evaluate@base of any run"),
+    Ablation("advantage", "GRPO", 56.07, "not to be had: sampling is always task-balanced here"),
+    Ablation(
+        "advantage", "+ task-balanced sampling", 56.86,
+        "rl.shared.std_scope=group, rl.shared.aepo.enabled=false", Variant("group", clipping="none"),
+    ),
+    Ablation(
+        "advantage", "+ std of the batch", 57.45,
+        "rl.shared.std_scope=batch, rl.shared.aepo.enabled=false", Variant("batch", clipping="none"),
+    ),
+    Ablation(
+        "advantage", "+ std of the task in the batch", 58.62,
+        "rl.shared.std_scope=task, rl.shared.aepo.enabled=false", Variant("task", clipping="none"),
+    ),
     Ablation(
         "negative clipping", "high-entropy tokens", 57.02,
         "rl.shared.negative_clipping: {level: token, side: high}, rl.shared.aepo.enabled=false",
+        Variant(clipping="token/high"),
     ),
     Ablation(
         "negative clipping", "high-entropy sequences", 57.36,
         "rl.shared.negative_clipping: {level: sequence, side: high}, rl.shared.aepo.enabled=false",
+        Variant(clipping="sequence/high"),
     ),
     Ablation(
         "negative clipping", "low-entropy tokens", 55.56,
         "rl.shared.negative_clipping: {level: token, side: low}, rl.shared.aepo.enabled=false",
+        Variant(clipping="token/low"),
     ),
-    Ablation("negative clipping", "AEPO", 59.36, "rl.shared.aepo.enabled=true"),
+    Ablation("negative clipping", "AEPO", 59.36, "rl.shared.aepo.enabled=true", Variant(aepo=True, clipping="none")),
 )  # fmt: skip
+
+
+def is_line_of(ablation: Ablation, run: Variant) -> bool:
+    """True if a run with these settings is that line. A run is at most one line's.
+
+    >>> [a.variant_name for a in ABLATIONS if is_line_of(a, Variant("task", aepo=True, clipping="none"))]
+    ['AEPO']
+    """
+    line = ablation.variant
+    return (
+        line is not None
+        and line.aepo == run.aepo
+        and line.std_scope in (None, run.std_scope)
+        and line.clipping in (None, run.clipping)
+    )

@@ -6,21 +6,24 @@ import math
 from collections.abc import Mapping
 
 from stages.report import paper
-from stages.report.load import MODELS
+from stages.report.load import FIRST_MODEL, MODELS
 from stages.report.scores import HELDOUT, Interval, mean_over_tasks
 from stages.report.scores import Table as ScoreTable
 from stages.report.tables import Table, percent
 
 _DASH = "–"
+_RL_MODEL = "stage3"
 _NOT_COMPARABLE = (
     "Rows and columns marked “paper” are the paper's, of a 30B model on the official data. Compare directions, not levels: another model, "
     "other lengths, and the held-out tasks are our own."
 )
 
 
-def paper_tables(full: ScoreTable, agent: ScoreTable, links: Mapping[str, str]) -> tuple[Table, ...]:
-    """Models by benchmark (Table 7), stage by stage, memory agent, ablations."""
-    return (_by_benchmark(full, links), _by_stage(full, links), _by_agent(agent, links), _ablations())
+def paper_tables(
+    full: ScoreTable, agent: ScoreTable, links: Mapping[str, str], run: paper.Variant
+) -> tuple[Table, ...]:
+    """Models by benchmark (Table 7), stage by stage, memory agent, ablations. run: how this run's RL was set."""
+    return (_by_benchmark(full, links), _by_stage(full, links), _by_agent(agent, links), _ablations(full, links, run))
 
 
 def mean_of_benchmark(table: ScoreTable, model: str, benchmark: str) -> Interval | None:
@@ -64,15 +67,20 @@ def _change(value: float | None, before: float | None) -> str:
     return _DASH if value is None or before is None else f"{value - before:+.1f}"
 
 
+def _average(full: ScoreTable, model: str) -> str:
+    """Over the six benchmarks; over some of them it would be of other questions than the paper's, so a dash."""
+    scores = [mean_of_benchmark(full, model, benchmark) for _, benchmark in paper.BENCHMARKS]
+    known = [score.mean for score in scores if score is not None]
+    return percent(math.fsum(known) / len(known)) if len(known) == len(paper.BENCHMARKS) else _DASH
+
+
 def _by_benchmark(full: ScoreTable, links: Mapping[str, str]) -> Table:
     """Table 7: models by benchmark."""
     rows, row_links = [], []
     for model in MODELS:
         scores = [mean_of_benchmark(full, model, benchmark) for _, benchmark in paper.BENCHMARKS]
-        known = [score.mean for score in scores if score is not None]
-        # An average over some of the six would be of other questions than the paper's.
-        average = percent(math.fsum(known) / len(known)) if len(known) == len(paper.BENCHMARKS) else _DASH
-        rows.append((model, _cell(mean_over_tasks(full, model)), average, *(_cell(score) for score in scores)))
+        own = _cell(mean_over_tasks(full, model))
+        rows.append((model, own, _average(full, model), *(_cell(score) for score in scores)))
         row_links.append(links[f"evaluate_{model}/scores.json"])
     for name, mean, theirs in paper.TABLE_7:
         rows.append((f"paper: {name}", _DASH, _figure(mean), *(_figure(v) for v in theirs or (None,) * 6)))
@@ -125,12 +133,21 @@ def _by_agent(agent: ScoreTable, links: Mapping[str, str]) -> Table:
     return Table("Memory agent, beside the paper's", header, tuple(rows), _NOT_COMPARABLE, tuple(row_links))
 
 
-def _ablations() -> Table:
-    rows = tuple((a.group, a.variant, _figure(a.average), a.here) for a in paper.ABLATIONS)
+def _ablations(full: ScoreTable, links: Mapping[str, str], run: paper.Variant) -> Table:
+    """The paper's ablations, this run's scores in the lines that are its own: the base model's, and its RL settings'."""
+    rows, row_links = [], []
+    for ablation in paper.ABLATIONS:
+        model = FIRST_MODEL if ablation is paper.ABLATIONS[0] else _RL_MODEL
+        is_ours = model == FIRST_MODEL or paper.is_line_of(ablation, run)
+        ours = (_cell(mean_over_tasks(full, model)), _average(full, model)) if is_ours else (_DASH, _DASH)
+        rows.append((ablation.group, ablation.variant_name, _figure(ablation.average), *ours, ablation.here))
+        row_links.append(links[f"evaluate_{model}/scores.json"] if is_ours else "")
     note = (
-        "Averages of the paper, Qwen3-4B-Thinking-2507. This report is of one run; to see an ablation here, run with the "
-        "parameters of its line and compare the two MLflow runs (`longfuse compare`)."
+        f"Averages of the paper: Qwen3-4B-Thinking-2507. This run: {FIRST_MODEL}, and {_RL_MODEL}, the last model before the "
+        "merge, in the line of its RL settings; the other lines are other runs: set the parameters in the last column and "
+        "compare the two (`longfuse compare`). Compare directions, not levels: another model, other data and other lengths."
     )
+    header = ("of", "variant", "paper: average", "this run: held-out tasks", "this run: average of the six", "here")
     return Table(
-        "Ablations of the paper, and how to run them here", ("of", "variant", "paper: average", "here"), rows, note
+        "Ablations of the paper, beside this run, and how to run them", header, tuple(rows), note, tuple(row_links)
     )

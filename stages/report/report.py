@@ -16,6 +16,7 @@ from stages.report.config import ReportStage
 from stages.report.content import build_report
 from stages.report.examples import choose_examples
 from stages.report.load import load_report_data
+from stages.report.paper import Variant
 from stages.report.render_html import render_html
 from stages.report.render_markdown import render_markdown
 
@@ -27,7 +28,7 @@ def run(config: ReportStage, inputs: Mapping[str, Path], out_dir: Path, state_di
     del state_dir, emit  # seconds of work, no steps
     data = load_report_data(inputs, out_dir)
     examples = choose_examples(inputs, config.report.examples_per_task, data.links)
-    report = build_report(config.report.title, data, read_answers(inputs), examples)
+    report = build_report(config.report.title, data, read_answers(inputs), examples, variant_of(config))
     write_text(out_dir / "report.md", render_markdown(report))
     write_text(out_dir / "report.html", render_html(report))
     for sentence in report.headline:
@@ -38,3 +39,9 @@ def run(config: ReportStage, inputs: Mapping[str, Path], out_dir: Path, state_di
         "failures": len(report.failures),
         "figures": 1 + len(report.score_pictures) + len(report.answer_pictures) + len(report.training_pictures),
     }
+
+
+def variant_of(config: ReportStage) -> Variant:
+    """How this run's RL was set."""
+    clipping = "none" if config.clipping_level == "none" else f"{config.clipping_level}/{config.clipping_side}"
+    return Variant(config.std_scope, config.aepo, clipping)

@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_ROWS = 40
 MAX_COLUMNS = 6
+_NOT_FROM_FILES = ("paper: ", "variant", "here")  # headers of columns that are no numbers of ours
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Table:
 
     def link_of(self, row: int, column: int) -> str:
         """The file that a cell's number came from, relative to the report; "" for names and for what is not ours."""
-        if column == 0:
+        if column == 0 or self.header[column].startswith(_NOT_FROM_FILES):
             return ""
         if self.row_links:
             return self.row_links[row]

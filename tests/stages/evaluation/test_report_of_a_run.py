@@ -51,7 +51,11 @@ def test_every_link_of_its_report_exists_and_every_score_leads_to_its_model(outp
         write_json(inputs[name], {} if name == "bins" else {"counts": {"samples": 3}})
     out = outputs / "report" / "data"
     out.mkdir(parents=True)
-    report(ReportStage(report=ReportConfig(title="t", examples_per_task=1)), inputs, out, out, nothing)
+    config = ReportStage(
+        report=ReportConfig(title="t", examples_per_task=1), std_scope="task", aepo=True,
+        clipping_level="none", clipping_side="high",
+    )  # fmt: skip
+    report(config, inputs, out, out, nothing)
 
     page = ReportPage(out / "report.html")
     assert page.broken_links() == []

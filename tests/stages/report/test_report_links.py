@@ -23,7 +23,11 @@ def page(report_inputs, tmp_path):
         path.write_text(json.dumps(value))
     out = tmp_path / "report 1" / "data"  # a folder's blank is quoted in links
     out.mkdir(parents=True)
-    run(ReportStage(report=ReportConfig(title="t", examples_per_task=1)), report_inputs, out, out, lambda *_: None)
+    config = ReportStage(
+        report=ReportConfig(title="t", examples_per_task=1), std_scope="task", aepo=True,
+        clipping_level="none", clipping_side="high",
+    )  # fmt: skip
+    run(config, report_inputs, out, out, lambda *_: None)
     return ReportPage(out / "report.html")
 
 

@@ -16,10 +16,14 @@ from stages.common.errors import InputError
 from stages.report.config import ReportConfig, ReportStage
 from stages.report.report import run
 
+RL = {"std_scope": "task", "aepo": True, "clipping_level": "none", "clipping_side": "high"}
 
-def report(inputs: dict[str, Path], out: Path, examples: int = 2, title: str = "a <run> & more") -> tuple[str, str]:
+
+def report(
+    inputs: dict[str, Path], out: Path, examples: int = 2, title: str = "a <run> & more", **rl
+) -> tuple[str, str]:
     out.mkdir(parents=True, exist_ok=True)
-    config = ReportStage(report=ReportConfig(title=title, examples_per_task=examples))
+    config = ReportStage(report=ReportConfig(title=title, examples_per_task=examples), **{**RL, **rl})
     run(config, inputs, out, out, lambda step, metrics: None)
     return (out / "report.md").read_text(encoding="utf-8"), (out / "report.html").read_text(encoding="utf-8")
 
@@ -84,6 +88,15 @@ def test_tables_give_mean_interval_and_n_for_both_modes(rendered):
     assert '<span class="mean">75.0</span><span class="rest">[66, 84] n=100</span>' in html
 
 
+def test_the_runs_settings_choose_its_line_among_the_ablations(report_inputs, tmp_path):
+    markdown, html = report(report_inputs, tmp_path / "out", aepo=False, std_scope="batch")
+    lines = [line for line in markdown.splitlines() if line.startswith(("| advantage |", "| negative clipping |"))]
+    assert len(lines) == 8
+    (ours,) = [line for line in lines if "n=" in line]
+    assert ours.startswith("| advantage | + std of the batch | 57.45 | 42.0 ")  # stage3: 0.10 + 4 x 0.08 in every task
+    assert "Ablations of the paper, beside this run" in html
+
+
 def test_data_card_shows_drops_bins_and_merge(rendered):
     markdown, _ = rendered
     assert "| not utf8 | 1 |" in markdown
@@ -111,7 +124,7 @@ def test_a_new_process_writes_the_same_bytes(rendered, shared_inputs, tmp_path_f
     code = (
         "import sys, json; from pathlib import Path; from stages.report.config import *; from stages.report.report import run\n"
         "inputs = {k: Path(v) for k, v in json.loads(sys.argv[1]).items()}; out = Path(sys.argv[2]); out.mkdir()\n"
-        "run(ReportStage(report=ReportConfig(title='a <run> & more', examples_per_task=2)), inputs, out, out, print)\n"
+        "run(ReportStage(report=ReportConfig(title='a <run> & more', examples_per_task=2), std_scope='task', aepo=True, clipping_level='none', clipping_side='high'), inputs, out, out, print)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     named = json.dumps({name: str(path) for name, path in shared_inputs.items()})
