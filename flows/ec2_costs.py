@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,8 @@ from infra.ec2.budget import HOUR_SECONDS, attempt_usd
 from infra.ec2.catalog import PRICES_OF, TYPES, quota_code
 from infra.ec2.resources import Request, candidates, load_resources, missing_quotas, stopping
 from infra.ec2.spec import Candidate
+
+WIDTH = 120  # the rows of candidates are as wide
 
 
 def render_costs(on: str, profile: str, plan: Plan) -> list[str]:
@@ -51,10 +54,14 @@ def _missing(wanted: tuple[Candidate, ...]) -> tuple[dict[tuple[str, str], dict[
 
 def _block(request: Request, stages: Sequence[str], missing: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
     limits = stopping(request)
-    lines = [
-        f"  {', '.join(stages)}: {request.accelerator}, an attempt ends after {limits.hard_cap_seconds / HOUR_SECONDS:g} h; "
-        f"at most {request.budget_usd:g} USD for all attempts of a stage"
-    ]
+    lines = textwrap.wrap(
+        f"{', '.join(stages)}: {request.accelerator}, an attempt ends after {limits.hard_cap_seconds / HOUR_SECONDS:g} h; "
+        f"at most {request.budget_usd:g} USD for all attempts of a stage",
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
 
     def same(item: Candidate) -> tuple[Any, ...]:
         return item.market, item.instance_type, item.region, item.hourly_usd, item.reservation_id

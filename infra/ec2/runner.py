@@ -101,7 +101,7 @@ class Ec2Runner:
                 raise StageStoppedError(f"{spec.stage} was not started: the run is being stopped")
         store, run = self._open(spec, facts)
         lines: Queue[str] = Queue()
-        follower = Follower(lines.put, lambda data: self._on_metrics(spec.stage, facts, data))
+        follower = Follower(lines.put, lambda data: _tell(self._on_metrics, spec.stage, facts, data))
         controller = Controller(self._clients, store, run, follower)
         job = Ec2Job(spec, facts, store, run, controller, time.monotonic(), lines)
         with self._guard:
@@ -196,13 +196,13 @@ class Ec2Runner:
             self.cancel(job)
             raise
         if job.error is not None:  # the run goes on; its page says how it stood when we lost it
-            self._on_end(job.run, replace(job.controller.state, message=str(job.error)))
+            _tell(self._on_end, job.run, replace(job.controller.state, message=str(job.error)))
         if isinstance(job.error, LeaseLostError | AwsError):
             raise InfraError(str(job.error)) from job.error
         if job.error is not None:
             raise job.error
         assert job.final is not None
-        self._on_end(job.run, job.final)
+        _tell(self._on_end, job.run, job.final)
         for line in job.final.history:
             on_line(line)
         on_line(f"run {job.run.run_id}: {job.final.outcome}, about {job.final.spent_usd:.2f} USD")
@@ -284,6 +284,14 @@ class Ec2Runner:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def _tell(whom: Callable[..., None], *words: Any) -> None:
+    """Tracking and pages: whatever is wrong with them, the run goes on and its result counts."""
+    try:
+        whom(*words)
+    except Exception as error:  # a full disk, a store that does not answer  # noqa: BLE001
+        logger.warning("a run on EC2 was not told of: %s: %s", type(error).__name__, error)
 
 
 class SplitRunner:

@@ -41,7 +41,7 @@ def desk(simulated, monkeypatch):
 
 
 class Project:
-    def __init__(self, root, on_ec2):
+    def __init__(self, root, on_ec2, on_metrics=None, on_end=lambda _run, _state: None):
         self.root = root
         self.lines = []
         self.metrics = []
@@ -51,8 +51,9 @@ class Project:
             ),  # the environment is prebuilt
             lambda _stage: ASKED,
             lambda stage: stage_facts(root, read_yaml(root / "params.yaml"), stage),
-            lambda _stage, _facts, data: self.metrics.append(data),
+            on_metrics or (lambda _stage, _facts, data: self.metrics.append(data)),
             RHYTHM,
+            on_end,
         )
         self.runner = SplitRunner(LocalRunner(), there, lambda stage: stage in on_ec2)
 
@@ -104,14 +105,20 @@ def test_a_stage_on_ec2_takes_its_inputs_from_here_and_gives_its_outputs_back(de
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_on_ec2_is_told_as_one_that_fails_here(desk, tmp_path):
-    project = Project(make_project(tmp_path / "p", a={"fail": True}), {"a"})
+def test_a_stage_that_fails_on_ec2_is_told_as_one_that_fails_here_and_broken_tracking_fails_none(
+    desk, tmp_path, caplog
+):
+    def broken(*_):
+        raise OSError("no space left for tracking")
+
+    project = Project(make_project(tmp_path / "p", a={"fail": True}), {"a"}, broken, broken)
     with pytest.raises(StageFailedError) as caught:
         project.do("a")
     assert any("a is broken: mend it" in line for line in caught.value.tail)
     assert not (project.root / "dvc.lock").exists()
     set_params(project.root)  # mended: other parameters, another run
     assert project.do("a") is Outcome.RAN
+    assert any("not told of: OSError" in item.getMessage() for item in caplog.records)
 
 
 @pytest.mark.slow

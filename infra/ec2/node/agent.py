@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 FIRST_LINES = 5  # of the stage: they leave at once
+METRICS_EVERY = 4  # of the shipments of lines
 LAST_SECONDS = 20.0  # before the hard cap, for reporting
 LONGEST_PUSH_PAUSE_SECONDS = 30.0
 
@@ -54,7 +55,7 @@ class Agent:
         self.phase = self.ended_in = "booting"
         self.command: Command | None = None
         self.redact = Redactor()
-        self.beats = 0
+        self.beats = self.shipped = 0
         self.rebalance: dict[str, Any] | None = None
         self.tail: list[str] = []
         state = self.tree / boot.state_folder if boot.state_folder else folder / "state"
@@ -257,9 +258,11 @@ class Agent:
             self.orders.stop("superseded", str(error))
 
     def ship(self) -> None:
-        """Send what the stage said and measured."""
+        """Send what the stage said, and now and then what it measured: somebody waits for lines, and every chunk costs a read."""
         self.lines.ship()
-        self.metrics.ship()
+        self.shipped += 1
+        if self.shipped % METRICS_EVERY == 0:
+            self.metrics.ship()
 
     def watch_metadata(self) -> None:
         """Spot notices, rebalance recommendations."""
