@@ -81,6 +81,7 @@ def tags_of(run: RunSpec, state: State) -> dict[str, str]:
         "ec2.market": used.market,
         "ec2.region": used.region,
         "ec2.zone": used.zone,
+        "ec2.image": state.image,
         "ec2.attempt": str(state.attempt),
         "ec2.cost_usd": f"{state.spent_usd:.4f}",
         "ec2.commit": str(run.work.get("code", {}).get("commit", "")),  # that the node ran; ours may have gone on

@@ -157,6 +157,7 @@ class Controller:
             now=self._store.clock(),
             alive=_with_unseen(alive, instances, state, self._store.clock()),
             launched=None if launched is None or launched == Launched() else launched.instances,
+            image=launched.image if launched is not None else "",
             shortage=empty.code if empty is not None else "",
             ran=empty is not None and (empty.gone or self._heard_of(state.attempt)),
             refused=launched.refused if launched is not None else "",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import botocore.exceptions
@@ -35,6 +35,7 @@ class Launched:
     """
 
     instances: tuple[str, ...] = ()
+    image: str = ""  # what they booted from
     none: bool = False
     code: str = ""
     refused: str = ""
@@ -114,6 +115,8 @@ class Launcher:
             if classify(error) is not ErrorClass.STOP:
                 raise
             outcome = Launched(refused=f"{error}: {what_to_do(error)}")
+        if outcome.instances and request is not None:
+            outcome = replace(outcome, image=request["ImageId"])
         if outcome != Launched():
             self._store.write_json(f"{name}.outcome.json", asdict(outcome))
         return outcome

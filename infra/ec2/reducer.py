@@ -34,6 +34,7 @@ class State:
     searching_since: float = 0.0
     launch_after: float = 0.0
     instances: tuple[str, ...] = ()
+    image: str = ""  # machine image of the latest instances
     launched: float = 0.0
     beat: float = 0.0  # when the last new heartbeat was seen
     beat_seq: int = 0
@@ -69,6 +70,7 @@ class Seen:
     now: float
     alive: tuple[str, ...] = ()
     launched: tuple[str, ...] | None = None  # answer to Launch: instances; () no capacity; None: nothing was asked
+    image: str = ""  # with instances: their machine image
     shortage: str = ""  # with an empty answer: its error code
     ran: bool = False  # with an empty answer: the attempt had an instance all the same, which was heard of and is gone
     taken: bool = False  # the cloud took the attempt's instances away, or they broke
@@ -164,7 +166,8 @@ def _launching(spec: RunSpec, state: State, seen: Seen) -> tuple[State, list[Act
         return state, [again]  # resolve it, whatever else is wanted: it may have made an instance
     if seen.launched or seen.ran:  # what an instance left in the bucket decides, before anything else is launched
         since = seen.now if seen.launched else state.searching_since
-        return replace(state, phase="watching", instances=seen.launched, launched=since, beat=seen.now, beat_seq=0), []
+        begun = replace(state, instances=seen.launched, image=seen.image or state.image, launched=since)
+        return replace(begun, phase="watching", beat=seen.now, beat_seq=0), []
     state = _without(spec, replace(state, reserved_usd=0.0), seen.shortage or "no capacity")
     if state.outcome:
         return replace(state, phase="ending", ended_since=seen.now), []

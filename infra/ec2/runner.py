@@ -248,6 +248,7 @@ class Ec2Runner:
             "seconds": result["seconds"],  # of the attempt that succeeded, on its instance
             "machine": {
                 "cpu": f"EC2 {used.instance_type} ({used.market}, {used.zone})",
+                "image": job.final.image,
                 "cpus": kind.vcpus,
                 "gpus": [kind.gpu] * kind.gpus if kind.gpu else [],
             },

@@ -17,7 +17,7 @@ from tests.infra.ec2.test_reducer import run_spec
 STAGE, FINGERPRINT = "rl@stage1", "e" * 64
 FOLDER = f".state/rl@stage1/{FINGERPRINT}"
 STATE = State(
-    phase="closed", attempt=2, candidate=1, outcome="succeeded", spent_usd=1.25,
+    phase="closed", attempt=2, candidate=1, outcome="succeeded", spent_usd=1.25, image="ami-1",
     history=("attempt 1: spot-g5.xlarge-us-east-1a i-1 interrupted", "attempt 2: spot-g5.xlarge-us-east-1b i-2 succeeded"),
     passed_over=("attempt 2: spot-g5.xlarge-us-east-1a: InsufficientInstanceCapacity",),
 )  # fmt: skip
@@ -61,7 +61,7 @@ def test_one_mlflow_run_has_each_step_of_all_attempts_once_and_says_where_it_ran
     tags = {name: value for name, value in child.data.tags.items() if name.startswith("ec2.")}
     assert tags == tags_of(RUN, STATE)
     assert (tags["ec2.instance_type"], tags["ec2.market"], tags["ec2.region"]) == ("g5.xlarge", "spot", "us-east-1")
-    assert (tags["ec2.attempt"], tags["ec2.cost_usd"]) == ("2", "1.2500")
+    assert (tags["ec2.attempt"], tags["ec2.cost_usd"], tags["ec2.image"]) == ("2", "1.2500", "ami-1")
 
     # Another process adopts the run and gets everything from the beginning: its MLflow run is whole, and nothing is twice.
     client, (child,) = track(settings, [*first, measured(2, 3, 4, time_ms=2), measured(5, time_ms=3)])

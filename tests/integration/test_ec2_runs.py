@@ -17,7 +17,7 @@ from infra.ec2.spec import Rhythm
 from infra.sim.faults import Rule
 from tests.infra.ec2.desk import ZONES, Desk, candidates, clients_of
 from tests.infra.ec2.policy import not_allowed
-from tests.infra.sim.lab import client
+from tests.infra.sim.lab import client, image_of
 
 START_AND_END_CALLS = 60
 LATER = 31.0  # seconds after which a controller's lease has expired
@@ -29,6 +29,7 @@ def test_a_run_comes_to_its_end_with_its_log_and_metrics(cloud):
     state = desk.keep()
     assert (state.phase, state.outcome, state.attempt) == ("closed", "succeeded", 1)
     assert desk.output() == {"sum": 10}
+    assert state.image == image_of(cloud.endpoint)
     assert [line for line in desk.lines if not line.startswith("[agent]")] == [
         "start at 0", *(f"step {n}" for n in range(1, 5)), "done",
     ]  # fmt: skip

@@ -9,13 +9,15 @@ REPEATED = {"RequestLimitExceeded", "Throttling", "InternalError"}
 def check_closed(cloud, run_id):
     """Exactly one RunInstances per candidate that was asked, no instance alive at CLOSED, one result at most.
 
-    A second call under one token is right only after an answer that was lost or a call that was throttled, and it makes
-    nothing: what was executed made one instance, by the tags.
+    A second call under one token is right only after an answer that was lost or a call that was throttled, or from a controller
+    that took over; it makes nothing: a token has one instance, and an attempt has one.
     """
     prefix = f"runs/{run_id}"
     launches = [call for call in cloud.calls("RunInstances") if run_id in call["params"].values()]
     unanswered = Counter(call["client_token"] for call in launches if call["error"] in LOST | REPEATED)
-    calls = Counter(call["client_token"] for call in launches)
+    # What a controller asks again that took over from one which died before it could note the answer: EC2 made nothing.
+    replayed = [call for call in launches if call.get("replayed") or call["error"] == "IdempotentInstanceTerminated"]
+    calls = Counter(call["client_token"] for call in launches if call not in replayed)
     assert {token: count for token, count in calls.items() if count > 1 + unanswered[token]} == {}
 
     instances = cloud.instances(**{"longfuse:run": run_id})
