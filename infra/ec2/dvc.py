@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ ON_NODE = ["dvc", "--wait-for-lock"]
 LOCK_SECONDS = 300.0
 LOCK_PAUSE_SECONDS = 0.1
 MISSING = object()
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class LockMismatchError(InfraError):
@@ -130,11 +132,21 @@ def merge_lock(
             f"the job of {stage} read other inputs than there are here: {', '.join(different[:5])}."
         )
     used = {key: value for values in entry.get("params", {}).values() for key, value in values.items()}
-    other = sorted(key for key in {*used, *parameters} if key not in used or used[key] != parameters.get(key, MISSING))
+    used, sent = _plain(used), _plain(dict(parameters))
+    other = sorted(key for key in {*used, *sent} if used.get(key, MISSING) != sent.get(key, MISSING))
     if other:
         raise LockMismatchError(f"the job of {stage} had other parameters than were sent: {', '.join(other[:5])}.")
     with repository_lock(root):
         _put_entry(root / "dvc.lock", stage, entry)
+
+
+def _plain(value: Any) -> Any:
+    """DVC writes YAML 1.2, where 2e-05 is a number; for PyYAML it is a text, and stays as it was written when it is dumped."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def _put_entry(path: Path, stage: str, entry: Mapping[str, Any]) -> None:

@@ -68,6 +68,20 @@ def test_an_entry_about_what_was_sent_is_put_beside_the_others(root):
     assert stages(root) == {"a": {"cmd": "x"}, "b": ENTRY}
 
 
+def test_a_small_number_as_dvc_writes_it_is_a_number_and_stays_one_for_dvc(root):
+    from dvc.utils.serialize import load_yaml
+
+    text = (
+        "stages: {b: {cmd: python b, deps: [{path: in, md5: '1'}], params: {params.yaml: {rate: 2e-05, all: [1e-3]}}}}"
+    )
+    sent = {"inputs": {"in": "1"}, "command": "python b"}
+    with pytest.raises(LockMismatchError, match="rate"):
+        merge_lock(root, "b", text, parameters={"rate": 3e-05, "all": [0.001]}, **sent)
+    merge_lock(root, "b", text, parameters={"rate": 2e-05, "all": [0.001]}, **sent)
+    params = load_yaml(root / "dvc.lock")["stages"]["b"]["params"]["params.yaml"]
+    assert params == {"rate": 2e-05, "all": [0.001]}
+
+
 def test_it_waits_for_dvc_and_loses_nothing_that_dvc_writes(root):
     (root / ".dvc" / "tmp").mkdir(parents=True)
     place = root / ".dvc" / "tmp" / "lock"
