@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,8 @@ from stages.ingest.reasons import DropReason, UnusableError
 
 MAX_WORKER_BYTES = 2 << 30
 _GRACE_SECONDS = 15.0
-_RING_AGAIN_SECONDS = 0.05  # shorter than a collection of a large heap, in whose callbacks a ring is lost
+_RING_AGAIN_SECONDS = 0.5
+_WAIT_SECONDS = 0.01  # until a callback of the garbage collector has ended
 
 
 class _TimeIsUp(BaseException):
@@ -67,8 +69,10 @@ def _alarm(seconds: float) -> Iterator[None]:
     armed = True
 
     def ring(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if armed:
+        del number
+        if armed and _is_in_collection(frame):
+            signal.setitimer(signal.ITIMER_REAL, _WAIT_SECONDS, _RING_AGAIN_SECONDS)
+        elif armed:
             raise _TimeIsUp
 
     started = time.monotonic()
@@ -77,7 +81,7 @@ def _alarm(seconds: float) -> Iterator[None]:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         if watchdog:
             faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True, file=nowhere)
-        # It rings again: an exception raised while Python collects garbage is printed and lost.
+        # It rings again: an exception raised in a finalizer is printed and lost.
         outer_left, outer_every = signal.setitimer(signal.ITIMER_REAL, seconds, _RING_AGAIN_SECONDS)
         try:
             yield
@@ -90,3 +94,16 @@ def _alarm(seconds: float) -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_REAL, left, outer_every)
             if watchdog:
                 faulthandler.cancel_dump_traceback_later()
+
+
+def _is_in_collection(frame: FrameType | None) -> bool:
+    """True inside a callback of the garbage collector: what is raised there is printed and lost.
+
+    A parser that allocates much is often interrupted just there, since the alarm waits until Python code runs again.
+    """
+    callbacks = {getattr(getattr(callback, "__func__", callback), "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in callbacks:
+            return True
+        frame = frame.f_back
+    return False
