@@ -113,6 +113,21 @@ def hub_rows(name: str, split: str, config: str | None = None) -> list[Located]:
     return [(f"{name}/{split}:{number}", dict(row)) for number, row in enumerate(rows, start=1)]
 
 
+def hub_file(name: str, file: str) -> Path:
+    """A file of a data set of the Hugging Face hub, for sets whose rows `datasets` cannot make a table of.
+
+    Raises InputError if it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, repo_type="dataset"))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{file} of {name} cannot be had from the hub ({_short(str(error))}). Download it elsewhere and give --data DIR."
+        ) from None
+
+
 def questions_of(
     rows: Iterable[Located],
     parse: Callable[[Row], Question | list[Question]],

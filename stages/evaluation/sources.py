@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages.common.errors import InputError
 from stages.evaluation.base import Availability, BrokenRow, LoadRequest
-from stages.evaluation.rows import Located, find_file, hub_rows, read_rows
+from stages.evaluation.rows import Located, find_file, hub_file, hub_rows, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +15,14 @@ class RowSource:
     """folders: names under --data that hold the files; patterns: of the files, all that fit the first folder are read.
 
     hub: `name` or `name:config` of the official data set; None: it is not there in a form that this loader reads.
+    hub_file: the file to be fetched of it where a split is not to be had.
     """
 
     folders: tuple[str, ...]
     patterns: tuple[str, ...] = ("data.jsonl", "*.parquet", "data.json")
     hub: str | None = None
     split: str = "test"
+    hub_file: str | None = None
 
     def files(self, request: LoadRequest) -> list[Path]:
         """The files at hand, sorted; those of the first pattern that fits anything."""
@@ -54,6 +56,8 @@ class RowSource:
             if self.hub is None or not request.use_hub:
                 raise InputError(self.available(request).reason)
             name, _, config = self.hub.partition(":")
+            if self.hub_file is not None:
+                return read_rows(hub_file(name, self.hub_file))
             return hub_rows(name, self.split, config or None), []
         rows: list[Located] = []
         broken: list[BrokenRow] = []

@@ -19,8 +19,12 @@ from stages.evaluation.benchmarks.reading import position_of, qa_question
 from stages.evaluation.rows import questions_of
 from stages.evaluation.sources import RowSource
 
+# The owners' mended release; S is the set of about 115K tokens. M (500 sessions) and oracle are read from --data.
 _SOURCE = RowSource(
-    folders=("longmemeval", "longmemeval_evidence"), patterns=("*.jsonl", "*.json"), hub="xiaowu0162/longmemeval"
+    folders=("longmemeval", "longmemeval_evidence"),
+    patterns=("*.jsonl", "*.json"),
+    hub="xiaowu0162/longmemeval-cleaned",
+    hub_file="longmemeval_s_cleaned.json",
 )
 _FORM = "Answer from the chat history, in one or two sentences."
 _ANSWER_TOKENS = 128
@@ -121,7 +125,7 @@ def _load(request: LoadRequest) -> Loaded:
 LONGMEMEVAL = Benchmark(
     name="longmemeval",
     title="LongMemEval: what a user said in earlier sessions",
-    source="hub xiaowu0162/longmemeval (MIT)",
+    source="hub xiaowu0162/longmemeval-cleaned, 500 questions (MIT)",
     available=_SOURCE.available,
     load=_load,
     needs_judge=True,

@@ -2,11 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from asking_world import ask
 from benchmark_rows import ROWS, load, prompt_of, request
 
+from stages.common.errors import InputError
 from stages.common.storage import write_jsonl
 from stages.evaluation.benchmarks.catalogue import by_name
 from stages.evaluation.benchmarks.longbench_v1 import _split
@@ -241,3 +243,45 @@ def test_damaged_parts_of_an_article_are_broken_rows(tmp_path, part):
     found, broken = paragraphs_of(tmp_path)
     assert [question[0] for question in found.questions] == ["Which?"]
     assert [row.where for row in broken] == ["d.json:1/0"]
+
+
+# --- LongMemEval -----------------------------------------------------------------------------------------------------
+
+HISTORY = [
+    [{"role": "user", "content": "My dog is called Rex.", "has_answer": True}],
+    [{"role": "user", "content": "Hi."}],
+]
+MEMORIES = [
+    {"question_id": "m1", "question_type": "single-session-user", "question": "What is my dog called?", "answer": "Rex",
+     "question_date": "2023/05/30 (Tue) 23:40", "haystack_dates": ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 04:00"],
+     "haystack_session_ids": ["a", "b"], "haystack_sessions": HISTORY, "answer_session_ids": ["a"]},
+]  # fmt: skip
+MEMORIES.append(MEMORIES[0] | {"question_id": "m2_abs", "question": "How many cats have I?", "answer": 3})  # a number
+
+
+def test_longmemevals_file_is_fetched_from_the_hub_and_read_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "longmemeval_s_cleaned.json").write_text(json.dumps(MEMORIES))
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda name, file, **more: asked.append((name, file, more)) or str(tmp_path / file),
+    )
+    benchmark, wanted = by_name()["longmemeval"], replace(request(tmp_path / "none"), use_hub=True, limit=None)
+    assert benchmark.available(wanted).reason == "from the hub: xiaowu0162/longmemeval-cleaned"
+    loaded = benchmark.load(wanted)
+    assert asked == [("xiaowu0162/longmemeval-cleaned", "longmemeval_s_cleaned.json", {"repo_type": "dataset"})]
+    assert [(question.id, question.gold, question.groups["abstention"]) for question in loaded.questions] == [
+        ("m1", "Rex", "no"), ("m2_abs", "3", "yes"),
+    ]  # fmt: skip
+    assert loaded.questions[0].context().startswith("[Session of 2023/05/20 (Sat) 02:21]\nuser: My dog is called Rex.")
+
+
+def test_a_hub_that_does_not_answer_is_told_with_the_remedy(tmp_path, monkeypatch):
+    def refuse(*arguments, **more):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(
+        InputError, match=r"longmemeval_s_cleaned.json of .* cannot be had from the hub \(no route\).*--data DIR"
+    ):
+        by_name()["longmemeval"].load(replace(request(tmp_path / "none"), use_hub=True))
