@@ -113,6 +113,7 @@ class Server:
                 if moves < MAX_MOVES and self._lost_its_port():
                     moves += 1
                     self.port = _running_or_started(self.spec, 0).port
+                    deadline = time.monotonic() + seconds  # another server, with a start of its own
                     continue
                 break
             if self._listens() and _answers(self.address + self.spec.health_path):
