@@ -23,7 +23,7 @@ from stages.ingest.reasons import DropReason, UnusableError
 MAX_WORKER_BYTES = 2 << 30
 _GRACE_SECONDS = 15.0
 _RING_AGAIN_SECONDS = 0.5
-_WAIT_SECONDS = 0.01  # until a callback of the garbage collector has ended
+_WAIT_SECONDS = 0.01  # until a finalizer or a callback of the garbage collector has ended
 
 
 class _TimeIsUp(BaseException):
@@ -81,7 +81,7 @@ def _alarm(seconds: float) -> Iterator[None]:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         if watchdog:
             faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True, file=nowhere)
-        # It rings again: an exception raised in a finalizer is printed and lost.
+        # It rings again: an exception raised in a weak reference's callback is printed and lost.
         outer_left, outer_every = signal.setitimer(signal.ITIMER_REAL, seconds, _RING_AGAIN_SECONDS)
         try:
             yield
@@ -97,13 +97,13 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 def _is_in_collection(frame: FrameType | None) -> bool:
-    """True inside a callback of the garbage collector: what is raised there is printed and lost.
+    """True inside a finalizer or a callback of the garbage collector: what is raised there is printed and lost.
 
     A parser that allocates much is often interrupted just there, since the alarm waits until Python code runs again.
     """
     callbacks = {getattr(getattr(callback, "__func__", callback), "__code__", None) for callback in gc.callbacks}
     while frame is not None:
-        if frame.f_code in callbacks:
+        if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

@@ -130,6 +130,8 @@ def parse_for_ever() -> None:
             json.loads("[" * 900)
 
 
+# What other tests left to be collected may have weak references with callbacks, of which the alarm knows nothing: it rings again.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_reader_runs_longer_than_its_limit() -> None:
     started = time.monotonic()
     with pytest.raises(UnusableError) as error, limited(0.2):
@@ -157,6 +159,25 @@ def test_an_alarm_during_a_garbage_collection_is_not_lost() -> None:
         gc.callbacks.remove(callback)
     assert error.value.reason is DropReason.TOO_SLOW
     assert during
+
+
+class Slow:
+    def __del__(self) -> None:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            pass
+
+
+def test_an_alarm_during_a_finalizer_is_not_lost() -> None:
+    held = [Slow()]
+
+    def parse() -> None:
+        held.pop()  # finalized here, and the alarm rings meanwhile
+        parse_for_ever()
+
+    with pytest.raises(UnusableError) as error, limited(0.1):
+        parse()
+    assert error.value.reason is DropReason.TOO_SLOW
 
 
 def test_the_limit_leaves_an_outer_timer_running() -> None:
