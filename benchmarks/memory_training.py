@@ -14,18 +14,14 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.memory_parts import open_corpus, tokens_of
-from stages.common.records import Category, Document, Sample, Span
-from stages.common.seeds import derive_seed, rng
+from benchmarks.memory_parts import tokens_of
+from benchmarks.memory_texts import hidden_samples
 from stages.common.storage import write_jsonl, write_model_pointer
-from stages.common.tokens import ChatTokenizer
-from stages.evaluation.base import LoadRequest
 from stages.evaluation.benchmarks.ultra_long import needle_task
 from stages.rl.config import MemoryRLStage
 from stages.rl.memory_stage import run
@@ -36,45 +32,7 @@ SEED = 101  # the benchmark asks with seed 1 or so: other numbers, other hay
 
 def write_prompts(folder: Path, model: Path, shortest: int, longest: int, prompts: int) -> None:
     """train.jsonl, heldout.jsonl and documents.jsonl below `folder`."""
-    tokenizer = ChatTokenizer(model)
-    request = LoadRequest(
-        data_dir=None,
-        use_hub=False,
-        limit=prompts,
-        lengths=(),
-        seed=SEED,
-        count_tokens=lru_cache(maxsize=16_384)(lambda text: len(tokenizer.encode_text(text))),
-        documents=open_corpus(folder / "corpus"),
-    )
-    documents, samples = [], []
-    for number in range(prompts):
-        chance = rng(SEED, "memory training", number)
-        task = needle_task(request, chance.randint(shortest, longest), number, chance)
-        path = folder / "text.txt"
-        task.write(path)
-        text = path.read_text(encoding="utf-8")
-        name = f"{Category.GENERAL.value}/training-{number}"
-        tokens = len(tokenizer.encode_text(text))
-        documents.append(
-            Document(
-                id=name, category=Category.GENERAL, title=name, text=text, source=name, format="text", tokens=tokens
-            )
-        )
-        samples.append(
-            Sample(
-                id=f"training-{number}",
-                task_type=task.task_type,
-                question=task.question,
-                answer=task.answer,
-                answer_kind=task.answer_kind,
-                evidence=[],
-                proof=task.proof,
-                generator="benchmark",
-                seed=derive_seed(SEED, number),
-                context=[Span(document_id=name, start=0, end=len(text))],
-                context_tokens=tokens,
-            )
-        )
+    documents, samples = hidden_samples(folder, model, [needle_task], (shortest, longest), prompts, SEED, "training")
     write_jsonl(folder / "documents.jsonl", documents)
     write_jsonl(folder / "train.jsonl", samples)
     write_jsonl(folder / "heldout.jsonl", [])

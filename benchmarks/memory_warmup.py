@@ -15,20 +15,15 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.memory_parts import open_corpus, tokens_of
-from stages.common.generators.ruler import needle_sentence
-from stages.common.records import Category, Document, Evidence, Sample, Span, TaskType
-from stages.common.seeds import derive_seed, rng
+from benchmarks.memory_parts import tokens_of
+from benchmarks.memory_texts import hidden_samples
 from stages.common.storage import write_jsonl, write_model_pointer
-from stages.common.tokens import ChatTokenizer
-from stages.evaluation.base import LoadRequest
-from stages.evaluation.benchmarks.ultra_long import UltraTask, multi_hop_task, needle_task
+from stages.evaluation.benchmarks.ultra_long import multi_hop_task, needle_task
 from stages.sft.config import SftStage
 from stages.sft.stage import run
 
@@ -36,61 +31,10 @@ PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 SEED = 211  # the benchmark asks with seed 17 or so, RL trains with 101
 
 
-def facts_of(task: UltraTask) -> list[str]:
-    """The sentences that the answer follows from."""
-    if task.task_type is TaskType.MULTI_HOP:
-        facts = task.proof["facts"]
-        assert isinstance(facts, list)
-        return facts
-    return [needle_sentence(str(task.proof["key"]), task.answer)]
-
-
 def write_samples(folder: Path, model: Path, shortest: int, longest: int, samples: int) -> None:
     """samples.jsonl and documents.jsonl below `folder`."""
-    tokenizer = ChatTokenizer(model)
-    request = LoadRequest(
-        data_dir=None,
-        use_hub=False,
-        limit=samples,
-        lengths=(),
-        seed=SEED,
-        count_tokens=lru_cache(maxsize=16_384)(lambda text: len(tokenizer.encode_text(text))),
-        documents=open_corpus(folder / "corpus"),
-    )
-    documents, made = [], []
-    for number in range(samples):
-        chance = rng(SEED, "memory warm-up", number)
-        make = multi_hop_task if number % 2 else needle_task
-        task = make(request, chance.randint(shortest, longest), number, chance)
-        path = folder / "text.txt"
-        task.write(path)
-        text = path.read_text(encoding="utf-8")
-        name = f"{Category.GENERAL.value}/warmup-{number}"
-        tokens = len(tokenizer.encode_text(text))
-        documents.append(
-            Document(
-                id=name, category=Category.GENERAL, title=name, text=text, source=name, format="text", tokens=tokens
-            )
-        )
-        evidence = [
-            Evidence(document_id=name, start=text.index(fact), end=text.index(fact) + len(fact), quote=fact)
-            for fact in facts_of(task)
-        ]
-        made.append(
-            Sample(
-                id=f"warmup-{number}",
-                task_type=task.task_type,
-                question=task.question,
-                answer=task.answer,
-                answer_kind=task.answer_kind,
-                evidence=evidence,
-                proof=task.proof,
-                generator="benchmark",
-                seed=derive_seed(SEED, number),
-                context=[Span(document_id=name, start=0, end=len(text))],
-                context_tokens=tokens,
-            )
-        )
+    makers = [needle_task, multi_hop_task]
+    documents, made = hidden_samples(folder, model, makers, (shortest, longest), samples, SEED, "warm-up")
     write_jsonl(folder / "documents.jsonl", documents)
     write_jsonl(folder / "samples.jsonl", made)
 

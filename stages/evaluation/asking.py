@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from stages.common.chat import ChatFailedError, FailureReason
 from stages.common.chat_client import OpenAIChat
+from stages.common.gathering import gather_all
 from stages.engines.base import RolloutEngine
 from stages.engines.endpoint_engine import EndpointEngine, EndpointTokenizer
 from stages.evaluation.answering import OnRead, answer_question
@@ -122,13 +123,7 @@ async def _side_by_side(
         for item in waiting:  # shared: every worker takes the next one
             done([item], [await _answers(engine, item, settings, on_read)])
 
-    workers = [asyncio.create_task(work()) for _ in range(min(concurrent, len(left)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+    await gather_all(work() for _ in range(min(concurrent, len(left))))
 
 
 async def _answers(

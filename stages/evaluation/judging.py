@@ -15,6 +15,7 @@ from typing import Literal
 
 from stages.common.chat import ChatFailedError, Message
 from stages.common.chat_client import OpenAIChat
+from stages.common.gathering import gather_all
 from stages.common.text import final_answer
 from stages.evaluation.base import Judge, Prediction
 from stages.rewards.judge_prompt import JUDGE_TOKENS, judge_messages, verdict_of
@@ -50,13 +51,7 @@ def judge_all(chat: OpenAIChat, asked: Sequence[tuple[Judge, str]]) -> list[Verd
 
     async def gather() -> list[Verdict]:
         async with chat:
-            tasks = [asyncio.create_task(one(judge, response)) for judge, response in asked]
-            try:
-                return list(await asyncio.gather(*tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            return await gather_all(one(judge, response) for judge, response in asked)
 
     return asyncio.run(gather())
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from stages.common.chat import ChatFailedError, ChatReply, Message, Usage
 from stages.common.chat_client import OpenAIChat
 from stages.common.chat_json import reply_as, schema_of
+from stages.common.gathering import gather_all
 from stages.common.rollouts import Completion, GenerationRequest
 from stages.engines.base import RolloutEngine
 from stages.memory.prompts import defuse
@@ -82,13 +83,7 @@ async def split_all(chat: OpenAIChat, questions: Sequence[str]) -> list[SplitQue
             return split_query(question)
         return split_of_reply(reply, question)
 
-    tasks = [asyncio.create_task(one(question)) for question in questions]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    return await gather_all(one(question) for question in questions)
 
 
 def split_request(engine: RolloutEngine, question: str) -> GenerationRequest | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from stages.synthesis.drafts import Workbench
+from stages.synthesis.drafts import Draft, Workbench, join_told
 from stages.synthesis.narrative import Told
 from stages.synthesis.relation_phrases import forward
 from stages.synthesis.steps import Step
@@ -92,6 +92,48 @@ def winner_ending(bench: Workbench, winner: Entrant, entrants: Sequence[Entrant]
         if ending.row not in used and any(tails and tails != own for tails in others) and own not in others:
             return ending
     return None
+
+
+def winner_draft(
+    bench: Workbench,
+    entrants: Sequence[Entrant],
+    winner: Entrant,
+    ending: Step,
+    hop: dict[str, Any],
+    sentence: str,
+    *,
+    paradigm: str,
+    family: str,
+    domain: str,
+    kinds: Sequence[str] = (),
+) -> Draft:
+    """A question about the winner: the entrants told, `sentence` saying which of them is meant, then the ending asked for.
+
+    hop: what finds the winner in the proof. kinds: how the choice itself describes it.
+    """
+    before, hops, rows, links, described = join_told([entrant.told for entrant in entrants])
+    told = Told(words=f"that {bench.noun(winner.node)}", name=bench.narrator.name(winner.node))
+    asked = bench.narrator.ask(ending, told.words)
+    answer, is_number, unit = bench.finish(told, ending)
+    compared = [entrant.triple["row"] for entrant in entrants]
+    return Draft(
+        paradigm,
+        family,
+        domain,
+        " ".join([*before, sentence, f"What is {asked}{unit}?"]),
+        answer,
+        is_number,
+        [*hops, hop, *told.hops],
+        [*rows, *compared, *told.rows],
+        links,
+        [*described, *kinds, *told.kinds],
+    )
+
+
+def listed(entrants: Sequence[Entrant]) -> str:
+    """The entrants in words: "A, B and C"."""
+    names = [entrant.told.words for entrant in entrants]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def measure(triple: dict[str, Any]) -> str:

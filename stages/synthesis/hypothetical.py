@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from random import Random
+from typing import Any
 
-from stages.synthesis.drafts import Draft, Workbench, join_told
-from stages.synthesis.entrants import Entrant, described_group, measure, winner_ending
+from stages.synthesis.drafts import Draft, Workbench
+from stages.synthesis.entrants import Entrant, described_group, measure, winner_draft, winner_ending
 from stages.synthesis.naming import is_name
-from stages.synthesis.narrative import Told
 from stages.synthesis.steps import Step
 
 PARADIGM = "hypothetical"
@@ -91,32 +91,13 @@ def _outcome(
     entrants: list[Entrant],
     winner: Entrant,
     supposed: str,
-    hop: dict[str, object],
+    hop: dict[str, Any],
     chance: Random,
 ) -> Draft | None:
-    rivals = entrants[:2]
-    ending = winner_ending(bench, winner, rivals, chance)
+    ending = winner_ending(bench, winner, entrants[:2], chance)
     if ending is None:
         return None
-    before, hops, rows, links, kinds = join_told([entrant.told for entrant in entrants])
-    hops.append(hop)
-    rows += [entrant.triple["row"] for entrant in entrants]
-    told = Told(words=f"that {bench.noun(winner.node)}", name=bench.narrator.name(winner.node))
-    asked = bench.narrator.ask(ending, told.words)
-    answer, is_number, unit = bench.finish(told, ending)
-    question = " ".join([*before, supposed, f"What is {asked}{unit}?"])
-    return Draft(
-        PARADIGM,
-        family,
-        domain,
-        question,
-        answer,
-        is_number,
-        [*hops, *told.hops],
-        [*rows, *told.rows],
-        links,
-        [*kinds, *told.kinds],
-    )
+    return winner_draft(bench, entrants, winner, ending, hop, supposed, paradigm=PARADIGM, family=family, domain=domain)
 
 
 def without(bench: Workbench, hops: Sequence[int], chance: Random) -> Iterator[Draft | None]:

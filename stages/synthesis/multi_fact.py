@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from random import Random
 
-from stages.synthesis.drafts import Draft, Workbench, join_told
-from stages.synthesis.entrants import Entrant, described_group, measure, winner_ending
+from stages.synthesis.drafts import Draft, Workbench
+from stages.synthesis.entrants import Entrant, described_group, listed, measure, winner_draft, winner_ending
 
 PARADIGM = "multi_fact"
 
@@ -60,34 +60,20 @@ def _comparison(bench: Workbench, domain: str, entrants: list[Entrant], chance: 
     ending = winner_ending(bench, winner, entrants, chance)
     if ending is None:
         return None
-    before, hops, rows, links, kinds = join_told([entrant.told for entrant in entrants])
-    hops.append({"op": "compare", "rows": [entrant.row for entrant in entrants], "by": by, "rank": rank})
-    rows += [entrant.triple["row"] for entrant in entrants]
     word = {("max", 1): "largest", ("min", 1): "smallest", ("max", 2): "second-largest", ("min", 2): "second-smallest"}[
         by, rank
     ]
     if len(entrants) == 2:
         word = {"max": "larger", "min": "smaller"}[by]
-    told = entrants[0].told.__class__(words=f"that {bench.noun(winner.node)}", name=bench.narrator.name(winner.node))
-    asked = bench.narrator.ask(ending, told.words)
-    answer, is_number, unit = bench.finish(told, ending)
-    names = [entrant.told.words for entrant in entrants]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}"
-    question = " ".join(
-        [*before, f"Of {listed}, take the one with the {word} {measure(entrants[0].triple)}. What is {asked}{unit}?"]
-    )
-    family = "comparison" if len(entrants) == 2 else "ordinal"
-    if rank == 2 or len(entrants) > 2:
-        kinds.append("ordinal")
-    return Draft(
-        PARADIGM,
-        family,
-        domain,
-        question,
-        answer,
-        is_number,
-        [*hops, *told.hops],
-        [*rows, *told.rows],
-        links,
-        [*kinds, *told.kinds],
+    return winner_draft(
+        bench,
+        entrants,
+        winner,
+        ending,
+        {"op": "compare", "rows": [entrant.row for entrant in entrants], "by": by, "rank": rank},
+        f"Of {listed(entrants)}, take the one with the {word} {measure(entrants[0].triple)}.",
+        paradigm=PARADIGM,
+        family="comparison" if len(entrants) == 2 else "ordinal",
+        domain=domain,
+        kinds=["ordinal"] if len(entrants) > 2 else [],
     )

@@ -11,8 +11,15 @@ from collections.abc import Iterator
 from random import Random
 
 from stages.synthesis.drafts import Draft, Workbench, join_told
-from stages.synthesis.entrants import Entrant, described_group, entrants_of, measure, winner_ending
-from stages.synthesis.narrative import Told
+from stages.synthesis.entrants import (
+    Entrant,
+    described_group,
+    entrants_of,
+    listed,
+    measure,
+    winner_draft,
+    winner_ending,
+)
 from stages.synthesis.relation_phrases import statement_of
 
 PARADIGM = "temporal"
@@ -33,30 +40,20 @@ def _order(bench: Workbench, domain: str, entrants: list[Entrant], chance: Rando
     ending = winner_ending(bench, winner, entrants, chance)
     if ending is None:
         return None
-    before, hops, rows, links, kinds = join_told([entrant.told for entrant in entrants])
-    hops.append({"op": "compare", "rows": [entrant.row for entrant in entrants], "by": by, "rank": rank})
-    rows += [entrant.triple["row"] for entrant in entrants]
     word = {"max": "latest", "min": "earliest"}[by] if len(entrants) > 2 else {"max": "later", "min": "earlier"}[by]
     if rank == 2:
         word = "second-latest" if by == "max" else "second-earliest"
-    told = Told(words=f"that {bench.noun(winner.node)}", name=bench.narrator.name(winner.node))
-    asked = bench.narrator.ask(ending, told.words)
-    answer, is_number, unit = bench.finish(told, ending)
-    names = [entrant.told.words for entrant in entrants]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}"
-    what = measure(entrants[0].triple)
-    question = " ".join([*before, f"Of {listed}, take the one with the {word} {what}. What is {asked}{unit}?"])
-    return Draft(
-        PARADIGM,
-        "order",
-        domain,
-        question,
-        answer,
-        is_number,
-        [*hops, *told.hops],
-        [*rows, *told.rows],
-        links,
-        [*kinds, *told.kinds, "temporal"],
+    return winner_draft(
+        bench,
+        entrants,
+        winner,
+        ending,
+        {"op": "compare", "rows": [entrant.row for entrant in entrants], "by": by, "rank": rank},
+        f"Of {listed(entrants)}, take the one with the {word} {measure(entrants[0].triple)}.",
+        paradigm=PARADIGM,
+        family="order",
+        domain=domain,
+        kinds=["temporal"],
     )
 
 
