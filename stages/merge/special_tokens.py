@@ -75,6 +75,8 @@ def _tokens(folder: Path) -> dict[str, dict[str, Meaning]]:
                 for name, token in value.items():
                     _add(found, name, file, _content(token))
             elif key in (_LIST, _NEW_LIST):
+                if not isinstance(value, list | None):
+                    raise InputError(f"{folder / file}: {key} is {value!r}, which is no list of tokens.")
                 tokens = frozenset(filter(None, map(_content, value or ())))
                 _add(found, _LIST, file, tokens or None)
             elif key.endswith("_token"):
@@ -100,7 +102,12 @@ def _content(value: Any) -> str | None:
 
 def _end_ids(folder: Path) -> set[int]:
     value = _object(folder / _GENERATION).get("eos_token_id")
-    return set() if value is None else set(value) if isinstance(value, list) else {value}
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(type(number) is int for number in ids):
+        raise InputError(
+            f"{folder / _GENERATION}: eos_token_id is {value!r}, which is neither a token's number nor a list of such."
+        )
+    return set(ids)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def _parse(others: list[dict[str, Any]], request: LoadRequest, row: dict[str, An
     name, kind = str(row["question_id"]), str(row["question_type"])
     unanswerable = name.endswith("_abs")  # of a type like the others, judged by a rule of their own
     question = f"{row['question']} (asked on {row['question_date']})"
+    if not isinstance(row["answer"], str | int | float):
+        raise TypeError(f"the answer {row['answer']!r} is neither text nor a number")
     gold = str(row["answer"])
     judge = Judge(
         messages=partial(_judge_messages, row["question"], gold, "abstention" if unanswerable else kind),

@@ -276,6 +276,17 @@ def test_longmemevals_file_is_fetched_from_the_hub_and_read_as_it_is(tmp_path, m
     assert loaded.questions[0].context().startswith("[Session of 2023/05/20 (Sat) 02:21]\nuser: My dog is called Rex.")
 
 
+def test_a_memory_without_a_usable_answer_is_a_broken_row(tmp_path):
+    odd = [
+        MEMORIES[0] | {"question_id": f"o{n}", "answer": answer} for n, answer in enumerate((None, ["Rex"], {}, " "))
+    ]
+    (tmp_path / "longmemeval").mkdir()
+    (tmp_path / "longmemeval" / "s.json").write_text(json.dumps([MEMORIES[0], *odd]))
+    loaded = by_name()["longmemeval"].load(request(tmp_path))
+    assert [question.id for question in loaded.questions] == ["m1"]
+    assert [row.where for row in loaded.broken] == ["s.json:2", "s.json:3", "s.json:4", "s.json:5"]
+
+
 def test_a_hub_that_does_not_answer_is_told_with_the_remedy(tmp_path, monkeypatch):
     def refuse(*arguments, **more):
         raise ConnectionError("no route")

@@ -123,3 +123,20 @@ def test_sentencepiece_models_are_compared_by_their_bytes(folders, caplog):
     (folders / "expert" / "tokenizer.model").write_bytes(b"pieceS")
     with pytest.raises(InputError, match=r"expert/tokenizer.model differs from .*base/tokenizer.model"):
         merge_checkpoints(folders / "base", [folders / "expert"], folders / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "said"),
+    [
+        (CONFIG, {"additional_special_tokens": 5}, "additional_special_tokens is 5, which is no list"),
+        (CONFIG, {"extra_special_tokens": "<a>"}, "extra_special_tokens is '<a>', which is no list"),
+        ("generation_config.json", {"eos_token_id": [[1]]}, r"eos_token_id is \[\[1\]\], which is neither"),
+        ("generation_config.json", {"eos_token_id": {"id": 1}}, "eos_token_id is .*, which is neither"),
+        ("generation_config.json", {"eos_token_id": [1, "2"]}, "eos_token_id is .*, which is neither"),
+        (MAP, ["<a>"], "is no JSON object"),
+    ],
+)
+def test_a_file_of_another_shape_is_named(folders, file, value, said):
+    with pytest.raises(InputError, match=f"expert/{file}.*{said}"):
+        merged(folders, file, None, value)
+    assert not (folders / "out").exists()
