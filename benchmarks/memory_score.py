@@ -2,7 +2,8 @@
 
 One row per model, set and length: score with its 95 % interval, seconds per question (wall time of the set divided by its
 questions, which are asked side by side), turns that did not parse. Answers are kept in --folder: run again to go on. After
---minutes nothing more is asked: questions under way stay unanswered, are counted, and are in no mean.
+--minutes nothing more is asked: questions under way stay unanswered, are counted, and are in no mean. --records keeps what the
+agent read and wrote, a JSON line per question, for MLflow's Traces (infra/trajectories.py).
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.memory_parts import Lengths, open_corpus, open_engine, tokens_of
-from stages.common.chat import ChatFailedError
+from stages.common.chat import ChatFailedError, FailureReason
 from stages.common.rollouts import Completion, GenerationRequest
 from stages.common.tokens import ChatTokenizer
 from stages.engines.base import RolloutEngine
@@ -24,9 +26,12 @@ from stages.evaluation.asking import closing
 from stages.evaluation.base import LoadRequest, Question
 from stages.evaluation.benchmarks.ultra_long import multi_hop_task, needle_task, questions_of_length
 from stages.evaluation.config import AskSettings
-from stages.evaluation.planning import plan
+from stages.evaluation.finished import Answer
+from stages.evaluation.planning import Planned, plan
+from stages.evaluation.recording import Recorder
 from stages.evaluation.session import answers_file, evaluate_planned
 from stages.memory.config import MemoryAgentConfig
+from stages.memory.results import AgentResult
 
 MAKERS = {"needle": needle_task, "multi_hop": multi_hop_task}
 
@@ -59,6 +64,21 @@ class UntilDeadline:
 
     def close(self) -> None:
         """The engine stays: it serves the next length too."""
+
+
+class RecordsFile:
+    """Appends trajectories to a file; metrics are passed over. Without a file nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Scores have their own rows."""
+
+    def trajectory(self, record: Mapping[str, Any]) -> None:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
 
 
 def score(arguments: argparse.Namespace, models: Sequence[Path], lengths: Lengths, folder: Path) -> dict[str, Any]:
@@ -107,7 +127,8 @@ def _questions(arguments: argparse.Namespace, model: Path, tokens: int, folder: 
         documents=open_corpus(folder, arguments.corpus),
     )
     made = {}
-    for name, make in MAKERS.items():
+    for name in arguments.sets.split(","):
+        make = MAKERS[name]
         texts = folder / "texts" / f"{name}-{tokens}"
         made[name] = questions_of_length(make, f"{name}/{tokens}", request, tokens, arguments.questions, texts)
     return made
@@ -136,14 +157,28 @@ def _rows(
         ),
     )
     planned = [plan(question, "memory_agent") for group in questions.values() for question in group]
+    recorder = Recorder(planned, RecordsFile(arguments.records))
+
+    unparsed: Counter[str] = Counter()
+
+    def read(item: Planned, sample: int, result: AgentResult) -> None:
+        unparsed[item.question.benchmark] += result.counters["parse_failures"]
+        recorder.read(item, sample, result)
+
+    def answered(item: Planned, answers: list[Answer] | FailureReason) -> None:
+        if isinstance(answers, list):
+            recorder.kept(item, answers)
+        print(f"{item.question.benchmark} {item.question.id} answered", flush=True)
+
     started = time.perf_counter()
     evaluation = evaluate_planned(
         closing(lambda: _as_engine(engine)),
         planned,
         settings,
         answers_file(folder / "answers", f"{index}-{model}", settings),
-        lambda item, _: print(f"{item.question.benchmark} {item.question.id} answered", flush=True),
+        answered,
         concurrent=0 if arguments.engine == "transformers" else arguments.concurrent,
+        on_read=read,
     )
     seconds = time.perf_counter() - started
     turns = {
@@ -162,6 +197,7 @@ def _rows(
             "interval": row["interval"],
             "unanswered": row["unanswered"],
             "turns_per_question": sum(turns[row["benchmark"]]) / max(1, len(turns[row["benchmark"]])),
+            "turns_not_parsed": unparsed[row["benchmark"]],  # of those asked now
             "asked_now": evaluation.asked_now,
             "seconds_per_question": seconds / max(1, evaluation.asked_now),
             "seconds": seconds,

@@ -66,6 +66,8 @@ class TorchPolicy:
         self._master: Any = open_model(folder).to(self.device).eval()  # eval: no dropout, here and in generation
         check_forward(self._master, folder)
         self.model: Any = self._master if compute_dtype == "float32" else _copy_as(self._master, torch.bfloat16)
+        if self._path == "tree":
+            check_forward(self.model, folder, "tree", exact=self._master)
         # named_parameters lists tied tensors once, in the same order for both models
         self._names = [name for name, _ in self._master.named_parameters()]
         self._masters: list[Tensor] = list(self._master.parameters())
@@ -77,8 +79,6 @@ class TorchPolicy:
             self._master.requires_grad_(False)
             for compute, master in zip(self._computes, self._masters, strict=True):
                 compute.register_post_accumulate_grad_hook(_move_gradient_into(master))
-        if self._path == "tree":
-            check_forward(self.model, folder, "tree")
         self._head_VH: Tensor = self.model.get_output_embeddings().weight
         # On a CPU the head's sums are float32 products: its weight is converted once per step, not once per row.
         self._own_head = self.device.type == "cpu" and self.model is not self._master

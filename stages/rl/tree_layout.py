@@ -13,7 +13,9 @@ Every query then sees one or two pieces, merged by their log-sum-exp:
     crown queries       the whole trunk                                               dense, not causal
     crown queries       rest + own branch up to themselves                            ragged, causal
 
-The keys of the rest are gathered once per branch; those of the trunk never. A tree with one branch is one sequence.
+The keys of the rest are gathered once per branch; those of the trunk never. A tree with one branch is one sequence: nothing
+is shared, so it is ragged as a whole, with all others of its kind in one call, unless it is long. Turns of the memory agent and
+supervised examples are such trees, many to a row.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch import Tensor
 from stages.rl.packing import PackedRow
 
 MIN_TRUNK_TOKENS = 2048  # below, one ragged call is faster than two dense ones
+MIN_LONE_TRUNK_TOKENS = 16_384  # the same for a prompt with one branch or none
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class TreeLayout:
     max_k: int
 
 
-def trunk_tokens(prompt_tokens: int) -> int:
+def trunk_tokens(prompt_tokens: int, branches: int) -> int:
     """The trunk of a prompt: the largest multiple of a sixteenth of its power of two (at least 1,024) within it."""
-    if prompt_tokens < MIN_TRUNK_TOKENS:
+    if prompt_tokens < (MIN_TRUNK_TOKENS if branches > 1 else MIN_LONE_TRUNK_TOKENS):
         return 0
     step = max(1024, (1 << (prompt_tokens.bit_length() - 1)) // 16)
     return prompt_tokens // step * step
@@ -85,7 +88,7 @@ def cut_row(row: PackedRow, device: torch.device) -> TreeLayout:
     for prompt, branches in _trees(row):
         prompt_start, prompt_end = prompt
         end = branches[-1][1] if branches else prompt_end
-        trunk_end = prompt_start + trunk_tokens(prompt_end - prompt_start)
+        trunk_end = prompt_start + trunk_tokens(prompt_end - prompt_start, len(branches))
         if trunk_end > prompt_start:
             trunks.append(Trunk(prompt_start, trunk_end, end))
         if trunk_end == end:

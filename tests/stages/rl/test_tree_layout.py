@@ -56,7 +56,19 @@ def test_trunks_and_ragged_segments_show_each_query_what_the_mask_allows_once(sh
     [(10, 0), (2047, 0), (2048, 2048), (3071, 2048), (3072, 3072), (40_000, 38_912), (131_072, 131_072)],
 )
 def test_trunk_is_a_coarse_multiple_within_the_prompt(prompt, trunk):
-    assert trunk_tokens(prompt) == trunk
+    assert trunk_tokens(prompt, branches=8) == trunk
+
+
+@pytest.mark.parametrize(("prompt", "trunk"), [(2048, 0), (16_383, 0), (16_384, 16_384), (40_000, 38_912)])
+def test_a_single_sequence_has_a_trunk_only_if_it_is_long(prompt, trunk):
+    assert trunk_tokens(prompt, branches=1) == trunk
+    assert trunk_tokens(prompt, branches=0) == trunk
+
+
+def test_turns_of_the_agent_are_ragged_segments_of_one_call():
+    layout = cut_row(make_row([(3000, [40]), (2500, [7]), (60, [5])]), torch.device("cpu"))
+    assert layout.trunks == ()
+    assert layout.cu_seq_q.tolist() == layout.cu_seq_k.tolist() == [0, 3039, 5545, 5609]
 
 
 def test_padding_is_at_most_a_sixteenth_or_a_block_of_128():
@@ -65,5 +77,5 @@ def test_padding_is_at_most_a_sixteenth_or_a_block_of_128():
 
 
 def test_there_are_few_distinct_trunks_and_padded_lengths():
-    assert len({trunk_tokens(n) for n in range(1, 131_073)}) < 70
+    assert len({trunk_tokens(n, 8) for n in range(1, 131_073)}) < 70
     assert len({padded_tokens(n) for n in range(1, 131_073)}) < 140
