@@ -132,7 +132,7 @@ def share(arguments: argparse.Namespace, model: Path, lengths: Lengths, folder: 
     )
     full_length(engine)
     agent = MemoryAgent(engine, *lengths, temperature=arguments.temperature, prompt_order=arguments.order)
-    run_agent(agent, engine, documents[:2])  # warm
+    run_agent(agent, engine, documents)  # warm: the first full batch costs several seconds more, whoever asks
     chains: list[list[GenerationRequest]] = []
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -1,9 +1,9 @@
-"""Train the memory agent of a small model on hidden numbers, so that benchmarks/memory.py can compare it with the untrained one.
+"""Train the memory agent of a small model on hidden facts, so that benchmarks/memory.py can compare it with the untrained one.
 
     python -m benchmarks.memory_training --model DIR --out DIR [--steps 24] [--tokens 8K,13K] [--engine vllm] [--json FILE]
 
-The stage that the pipeline runs (stages/rl/memory_stage.py) on prompts made here: one magic number in real paragraphs (the needle of the
-benchmark's --score, with other seeds), texts of the given shortest and longest length. Settings are those of params.yaml but for
+The stage that the pipeline runs (stages/rl/memory_stage.py) on prompts made here: one magic number, or a chain of four facts, in real
+paragraphs (the forms of the benchmark's --score, with other seeds), texts of the given shortest and longest length. Settings are those of params.yaml but for
 what stands in `settings`. Prints reward, entropy and seconds of every step; the trained model is DIR/model.
 """
 
@@ -22,17 +22,19 @@ import yaml
 from benchmarks.memory_parts import tokens_of
 from benchmarks.memory_texts import hidden_samples
 from stages.common.storage import write_jsonl, write_model_pointer
-from stages.evaluation.benchmarks.ultra_long import needle_task
+from stages.evaluation.benchmarks.ultra_long import Make, multi_hop_task, needle_task
 from stages.rl.config import MemoryRLStage
 from stages.rl.memory_stage import run
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
+MAKERS: dict[str, Make] = {"needle": needle_task, "multi_hop": multi_hop_task}
 SEED = 101  # the benchmark asks with seed 1 or so: other numbers, other hay
 
 
-def write_prompts(folder: Path, model: Path, shortest: int, longest: int, prompts: int) -> None:
+def write_prompts(folder: Path, model: Path, sets: str, shortest: int, longest: int, prompts: int) -> None:
     """train.jsonl, heldout.jsonl and documents.jsonl below `folder`."""
-    documents, samples = hidden_samples(folder, model, [needle_task], (shortest, longest), prompts, SEED, "training")
+    makers = [MAKERS[name] for name in sets.split(",")]
+    documents, samples = hidden_samples(folder, model, makers, (shortest, longest), prompts, SEED, "training")
     write_jsonl(folder / "documents.jsonl", documents)
     write_jsonl(folder / "train.jsonl", samples)
     write_jsonl(folder / "heldout.jsonl", [])
@@ -77,6 +79,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument(
+        "--sets", default="needle,multi_hop", help="what is hidden, in turns: a number, a chain of facts"
+    )
     parser.add_argument("--tokens", default="8K,13K", help="shortest and longest text")
     parser.add_argument("--batch", type=int, default=8, help="prompts of a step")
     parser.add_argument("--group", type=int, default=8, help="trajectories of a prompt")
@@ -107,7 +112,7 @@ def main() -> None:
         folder = Path(work)
         (folder / "parent").mkdir()
         write_model_pointer(folder / "parent", arguments.model.resolve())
-        write_prompts(folder, arguments.model, shortest, longest, arguments.steps * arguments.batch)
+        write_prompts(folder, arguments.model, arguments.sets, shortest, longest, arguments.steps * arguments.batch)
         inputs: dict[str, Path] = {
             "parent": folder / "parent",
             "documents": folder / "documents.jsonl",
