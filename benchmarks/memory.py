@@ -203,6 +203,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--share", action="store_true")
     parser.add_argument("--sharing", action="store_true")
+    parser.add_argument("--timed", action="store_true", help="with --sharing: also rollouts and training in seconds")
     parser.add_argument("--score", metavar="LENGTHS", help="such as 8K,64K,256K,1M,4M")
     parser.add_argument("--read-here", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, action="append", default=[], help="model folder; --score takes several")
