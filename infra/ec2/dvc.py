@@ -1,4 +1,4 @@
-"""DVC on the launching side, by its command line: inputs to the bucket, the lock entry of a job into dvc.lock, outputs back."""
+"""DVC on the launching side, by its command line: inputs to the bucket, the lock entry of a job into dvc.lock, data back."""
 
 from __future__ import annotations
 
@@ -55,14 +55,34 @@ def node_config(bucket: str) -> str:
 
 def push_inputs(root: Path, environment: Mapping[str, str], bucket: str, targets: Sequence[str]) -> None:
     """Upload what a stage reads; what is there already is not sent again. The remote stands in .dvc/config.local."""
-    dvc(root, environment, "remote", "add", "--quiet", "--local", "--force", REMOTE, remote_url(bucket))
     if targets:
+        _mean_bucket(root, environment, bucket)
         dvc(root, environment, "push", "--quiet", "--remote", REMOTE, *targets)
 
 
-def pull_outputs(root: Path, environment: Mapping[str, str], stage: str) -> None:
-    """Bring a stage's outputs into the working tree."""
-    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", stage)
+def pull(root: Path, environment: Mapping[str, str], bucket: str, targets: Sequence[str]) -> None:
+    """Bring outputs, or files and folders inside them, into the working tree."""
+    _mean_bucket(root, environment, bucket)
+    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", *targets)
+
+
+def _mean_bucket(root: Path, environment: Mapping[str, str], bucket: str) -> None:
+    dvc(root, environment, "remote", "add", "--quiet", "--local", "--force", REMOTE, remote_url(bucket))
+
+
+def lock_without(root: Path, stage: str) -> dict[str, str]:
+    """dvc.lock as a node gets it: without its stage's own entry. Empty if there is no dvc.lock.
+
+    On a node inputs are absent at first, and `repro --pull -s` takes an absent input for an unchanged one: with an entry it
+    would pull the outputs of other inputs, or fail over outputs that are gone, instead of running the stage.
+    """
+    with repository_lock(root):
+        path = root / "dvc.lock"
+        lock: dict[str, Any] = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    if not lock:
+        return {}
+    lock.get("stages", {}).pop(stage, None)
+    return {"dvc.lock": yaml.safe_dump(lock, sort_keys=False)}
 
 
 def stage_work(stage: str, bucket: str, threads: int | None = None) -> dict[str, Any]:
