@@ -16,7 +16,7 @@ from typing import Any
 from flows.dvc_graph import Dag
 from flows.plan import Plan, make_plan
 from infra.bucket_outputs import FOLDER, BucketOutput, forget, in_words, recorded
-from infra.errors import InfraError, StageStoppedError
+from infra.errors import InfraError
 from infra.jobs import JobResult, JobSpec, Outcome
 from infra.runner import OnLine, Runner
 from stages.common.errors import ConfigError, InputError
@@ -55,15 +55,24 @@ def missing_inputs(root: Path, params: Mapping[str, Any], stage: str) -> list[Mi
     return list(found.values())
 
 
-def fetch(root: Path, environment: Mapping[str, str], missing: list[Missing], whose: str, say: Say) -> None:
-    """Bring files here, with a line for each. InfraError that names output, bucket and command if one does not come."""
+def fetch(
+    root: Path,
+    environment: Mapping[str, str],
+    missing: list[Missing],
+    whose: str,
+    say: Say,
+    stop: threading.Event | None = None,
+) -> None:
+    """Bring files here, with a line for each. InfraError that names output, bucket and command if one does not come,
+    StageStoppedError once `stop` is set.
+    """
     from infra.ec2.dvc import pull
 
     for item in missing:
         output = item.output
         say(f"{whose} needs {item.target} of {output.stage}: fetching {item.size} from s3://{output.bucket}")
         try:
-            pull(root, environment, output.bucket, [item.target])
+            pull(root, environment, output.bucket, [item.target], stop)
         except InfraError as error:
             raise InfraError(
                 f"{whose} needs {item.target} of {output.stage}, which lies in s3://{output.bucket} only and did not come: "
@@ -103,10 +112,8 @@ class FetchFirst:
             if planned.action == "skip":
                 on_line(f"Stage '{spec.stage}' didn't change, skipping")
                 return JobResult(outcome=Outcome.SKIPPED, seconds=0.0)
-            for item in missing_inputs(spec.root, self._params, spec.stage):
-                if self._closed.is_set():
-                    raise StageStoppedError(f"{spec.stage} was not started: the run is being stopped")
-                fetch(spec.root, spec.environment, [item], spec.stage, on_line)
+            missing = missing_inputs(spec.root, self._params, spec.stage)
+            fetch(spec.root, spec.environment, missing, spec.stage, on_line, self._closed)
             job.inner = self._inner.submit(spec)
         return self._inner.wait(job.inner, on_line)
 

@@ -6,6 +6,7 @@ import fcntl
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from infra.errors import InfraError
+from infra.errors import InfraError, StageStoppedError
 
 REMOTE = "longfuse-jobs"
 ON_NODE = ["dvc", "--wait-for-lock"]
+LOOK_UP_SECONDS = 0.5
 LOCK_SECONDS = 300.0
 LOCK_PAUSE_SECONDS = 0.1
 MISSING = object()
@@ -28,19 +30,31 @@ class LockMismatchError(InfraError):
     """A job returned a lock entry for another stage than was sent."""
 
 
-def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
-    """Run DVC. Raises InfraError with its last lines."""
-    done = subprocess.run(
+def dvc(root: Path, environment: Mapping[str, str], *words: str, stop: threading.Event | None = None) -> str:
+    """Run DVC. Raises InfraError with its last lines, StageStoppedError (DVC has ended then) once `stop` is set."""
+    with subprocess.Popen(
         [sys.executable, "-m", "dvc", "--wait-for-lock", *words],
         cwd=root,
         env=dict(environment),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise InfraError(f"dvc {' '.join(words)}: {(done.stderr or done.stdout).strip()[-1500:]}")
-    return done.stdout
+    ) as process:
+        while True:
+            try:
+                said, errors = process.communicate(timeout=LOOK_UP_SECONDS if stop is not None else None)
+                break
+            except subprocess.TimeoutExpired:
+                if stop is not None and stop.is_set():
+                    process.kill()
+            except BaseException:
+                process.kill()
+                raise
+    if stop is not None and stop.is_set():
+        raise StageStoppedError(f"dvc {words[0]} was stopped")
+    if process.returncode != 0:
+        raise InfraError(f"dvc {' '.join(words)}: {(errors or said).strip()[-1500:]}")
+    return said
 
 
 def remote_url(bucket: str) -> str:
@@ -60,10 +74,16 @@ def push_inputs(root: Path, environment: Mapping[str, str], bucket: str, targets
         dvc(root, environment, "push", "--quiet", "--remote", REMOTE, *targets)
 
 
-def pull(root: Path, environment: Mapping[str, str], bucket: str, targets: Sequence[str]) -> None:
-    """Bring outputs, or files and folders inside them, into the working tree."""
+def pull(
+    root: Path,
+    environment: Mapping[str, str],
+    bucket: str,
+    targets: Sequence[str],
+    stop: threading.Event | None = None,
+) -> None:
+    """Bring outputs, or files and folders inside them, into the working tree. See `dvc`."""
     _mean_bucket(root, environment, bucket)
-    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", *targets)
+    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", *targets, stop=stop)
 
 
 def _mean_bucket(root: Path, environment: Mapping[str, str], bucket: str) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from toy_project import Toy
 
 from flows.bucket_data import missing_inputs, pull_from_bucket, require_here
 from flows.dvc_graph import Dag
+from flows.final_model import _fetch
 from flows.plan import make_plan, stage_fingerprint
 from flows.plan_table import render_plan, summary
 from flows.yaml_io import read_yaml
 from infra.bucket_outputs import BucketOutput, forget, in_words, note, recorded
+from infra.ec2.dvc import dvc
+from infra.errors import StageStoppedError
 from stages.common.errors import ConfigError, InputError
 
 
@@ -137,3 +143,29 @@ def test_an_old_record_says_nothing_of_a_newer_result(made: Toy) -> None:
 )
 def test_sizes_in_words(size: int, words: str) -> None:
     assert in_words(size) == words
+
+
+def test_a_fetch_that_is_stopped_ends_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))  # in the place of DVC
+    stop = threading.Event()
+
+    def when_started() -> None:
+        while not (tmp_path / "pid").is_file():
+            stop.wait(0.01)
+        stop.set()
+
+    threading.Thread(target=when_started).start()
+    with pytest.raises(StageStoppedError, match="dvc pull was stopped"):
+        dvc(tmp_path, {"PATH": "/usr/bin:/bin"}, "pull", stop=stop)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_model_in_the_bucket_is_registered_with_the_command_that_fetches_it_from_there(made: Toy) -> None:
+    assert _fetch(made.root, "out/a") == "dvc pull out/a"
+    send_away(made, "all.txt")
+    assert _fetch(made.root, "out/a") == (
+        "dvc remote add --local --force longfuse-jobs s3://team/dvc && dvc pull --remote longfuse-jobs out/a"
+    )
