@@ -40,22 +40,38 @@ def object_key(md5: str) -> str:
 
 
 def outputs_of(clients: Clients, bucket: str, region: str, stage: str, lock_text: str) -> list[BucketOutput]:
-    """The outputs of a stage's lock entry, each file found in the bucket. Raises OutputsGoneError if one is not there."""
+    """The outputs of a stage's lock entry, each file found in the bucket. Raises OutputsGoneError if one is not there.
+
+    A listing that lost files is deleted, see `_drop_listing`.
+    """
     entry = (yaml.safe_load(lock_text) or {}).get("stages", {}).get(stage) or {}
-    found = []
+    found, gone = [], []
     for out in entry.get("outs", []):
         md5 = out["md5"]
         names = {"": md5}
         if md5.endswith(".dir"):
-            listing = read_listing(clients, bucket, region, md5)
+            try:
+                listing = read_listing(clients, bucket, region, md5)
+            except OutputsGoneError as error:
+                gone.append(str(error))
+                continue
             names = {item["relpath"]: item["md5"] for item in json.loads(listing)}
         sizes = dict(zip(names, _sizes(clients, bucket, region, names.values()), strict=True))
         missing = [name for name, size in sizes.items() if size is None]
         if missing:
-            raise OutputsGoneError(f"s3://{bucket}/dvc does not hold {out['path']}/{missing[0]} of {stage}.")
+            _drop_listing(clients, bucket, region, md5)
+            gone.append(f"s3://{bucket}/dvc does not hold {out['path']}/{missing[0]} of {stage}.")
         files = {name: (names[name], int(size or 0)) for name, size in sizes.items()}
         found.append(BucketOutput(stage=stage, path=out["path"], md5=md5, bucket=bucket, region=region, files=files))
+    if gone:
+        raise OutputsGoneError(" ".join(gone))
     return found
+
+
+def _drop_listing(clients: Clients, bucket: str, region: str, md5: str) -> None:
+    """DVC sends a listing last, and takes the files of one that is there for sent: `dvc push` would never send lost ones again."""
+    if md5.endswith(".dir"):
+        clients("s3", region).delete_object(Bucket=bucket, Key=object_key(md5))
 
 
 def read_listing(clients: Clients, bucket: str, region: str, md5: str) -> bytes:
@@ -72,11 +88,17 @@ def read_listing(clients: Clients, bucket: str, region: str, md5: str) -> bytes:
 
 
 def still_there(clients: Clients, output: BucketOutput, names: Sequence[str]) -> bool:
-    """Whether the bucket holds these files of an output, and its listing. Raises what boto3 raises if nobody answers."""
+    """Whether the bucket holds these files of an output, and its listing. Raises what boto3 raises if nobody answers.
+
+    A listing that lost files is deleted, see `_drop_listing`.
+    """
     asked = {output.files[name][0] for name in names}
     if output.md5.endswith(".dir"):
         asked.add(output.md5)
-    return None not in _sizes(clients, output.bucket, output.region, asked)
+    there = None not in _sizes(clients, output.bucket, output.region, asked)
+    if not there:
+        _drop_listing(clients, output.bucket, output.region, output.md5)
+    return there
 
 
 def _sizes(clients: Clients, bucket: str, region: str, md5s: Iterable[str]) -> list[int | None]:

@@ -80,9 +80,9 @@ def downloads(cloud, md5):
     return sum(call.get("operation") == "GetObject" and object_key(md5) in str(call) for call in cloud.journal())
 
 
-def empty(cloud, output):
+def empty(cloud, output, *, listing_too):
     s3 = client(cloud, "s3")
-    for md5, _ in output.files.values():
+    for md5 in [*(md5 for md5, _ in output.files.values()), *([output.md5] if listing_too else [])]:
         s3.delete_object(Bucket=cloud.bucket, Key=object_key(md5))
 
 
@@ -140,12 +140,13 @@ def test_nothing_to_do_downloads_nothing_and_the_bucket_is_named(desk, tmp_path)
     require_here(project.root / "outputs/a/data")
 
 
-def test_a_bucket_that_was_emptied_is_noticed_and_the_stage_runs_again(desk, tmp_path):
+@pytest.mark.parametrize("listing_too", [True, False])  # DVC takes the files of a listing for sent
+def test_a_bucket_that_was_emptied_is_noticed_and_the_stage_runs_again(desk, tmp_path, listing_too):
     project = Project(make_project(tmp_path / "p", a={"weights": WEIGHTS, "x": str(tmp_path)}), {"a", "b"})
     root = project.root
     assert project.do("a") is Outcome.RAN
     (output,) = recorded(root).values()
-    empty(desk, output)
+    empty(desk, output, listing_too=listing_too)
 
     before = len(desk.instances())
     with pytest.raises(InfraError, match=r"b reads outputs/a/data of a, which s3://.* does not hold any more"):
@@ -161,7 +162,12 @@ def test_a_bucket_that_was_emptied_is_noticed_and_the_stage_runs_again(desk, tmp
     assert project.do("a") is Outcome.RAN  # by an instance of its own: the result of the first run is worth nothing
     assert len(desk.instances()) == before + 1
     assert project.actions()["a"] == "skip"
-    shutil.rmtree(root / "outputs" / "a")  # somebody tidies up: still in the bucket
+    shutil.rmtree(root / "outputs" / "a" / "data")  # somebody tidies up: still in the bucket
+    assert project.actions()["a"] == "skip"
+    shutil.rmtree(root / "outputs" / "a")  # its record, too: the finished run is found
+    assert project.actions()["a"] == "run"
+    assert project.do("a") is Outcome.RAN
+    assert len(desk.instances()) == before + 1
     assert project.actions()["a"] == "skip"
     assert project.do("c") is Outcome.RAN
     assert value_of(root, "c") == [1, f'["{tmp_path}"]']
