@@ -142,7 +142,7 @@ def drop_what_is_gone(plan: Plan, root: Path, say: Say) -> bool:
     from infra.ec2.aws import Clients
     from infra.ec2.outputs import still_there
 
-    clients, lost = Clients(), False
+    clients, lost = Clients().quick, False  # nobody waits for minutes
     for output in relied_on:
         try:
             there = still_there(clients, output, output.absent(root))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import botocore.exceptions
 import yaml
 
 from infra.bucket_outputs import BucketOutput, note
-from infra.ec2.aws import Clients, code_of
+from infra.ec2.aws import code_of
 from infra.ec2.dvc import dvc, pull
 from infra.errors import InfraError
 
@@ -27,7 +27,8 @@ from infra.errors import InfraError
 # of any model worth an instance are larger.
 SMALL_FILE_BYTES = 50_000_000
 GONE = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchBucket"})
-QUESTIONS = 16  # at a time
+QUESTIONS = 10  # at a time; a client keeps that many connections
+ClientOf = Callable[[str, str], Any]  # service and region -> client: `Clients()`, or `Clients().quick`
 
 
 class OutputsGoneError(InfraError):
@@ -39,7 +40,7 @@ def object_key(md5: str) -> str:
     return f"dvc/files/md5/{md5[:2]}/{md5[2:]}"
 
 
-def outputs_of(clients: Clients, bucket: str, region: str, stage: str, lock_text: str) -> list[BucketOutput]:
+def outputs_of(clients: ClientOf, bucket: str, region: str, stage: str, lock_text: str) -> list[BucketOutput]:
     """The outputs of a stage's lock entry, each file found in the bucket. Raises OutputsGoneError if one is not there.
 
     A listing that lost files is deleted, see `_drop_listing`.
@@ -68,13 +69,13 @@ def outputs_of(clients: Clients, bucket: str, region: str, stage: str, lock_text
     return found
 
 
-def _drop_listing(clients: Clients, bucket: str, region: str, md5: str) -> None:
+def _drop_listing(clients: ClientOf, bucket: str, region: str, md5: str) -> None:
     """DVC sends a listing last, and takes the files of one that is there for sent: `dvc push` would never send lost ones again."""
     if md5.endswith(".dir"):
         clients("s3", region).delete_object(Bucket=bucket, Key=object_key(md5))
 
 
-def read_listing(clients: Clients, bucket: str, region: str, md5: str) -> bytes:
+def read_listing(clients: ClientOf, bucket: str, region: str, md5: str) -> bytes:
     """The listing of a folder. Raises OutputsGoneError if it is not there, or is not what its name says."""
     try:
         data: bytes = clients("s3", region).get_object(Bucket=bucket, Key=object_key(md5))["Body"].read()
@@ -87,7 +88,7 @@ def read_listing(clients: Clients, bucket: str, region: str, md5: str) -> bytes:
     return data
 
 
-def still_there(clients: Clients, output: BucketOutput, names: Sequence[str]) -> bool:
+def still_there(clients: ClientOf, output: BucketOutput, names: Sequence[str]) -> bool:
     """Whether the bucket holds these files of an output, and its listing. Raises what boto3 raises if nobody answers.
 
     A listing that lost files is deleted, see `_drop_listing`.
@@ -101,7 +102,7 @@ def still_there(clients: Clients, output: BucketOutput, names: Sequence[str]) ->
     return there
 
 
-def _sizes(clients: Clients, bucket: str, region: str, md5s: Iterable[str]) -> list[int | None]:
+def _sizes(clients: ClientOf, bucket: str, region: str, md5s: Iterable[str]) -> list[int | None]:
     s3 = clients("s3", region)
 
     def size(md5: str) -> int | None:
@@ -117,7 +118,7 @@ def _sizes(clients: Clients, bucket: str, region: str, md5s: Iterable[str]) -> l
 
 
 def take_outputs(
-    clients: Clients,
+    clients: ClientOf,
     root: Path,
     environment: Mapping[str, str],
     outputs: Sequence[BucketOutput],

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,10 +18,12 @@ from flows.dvc_graph import Dag
 from flows.final_model import _fetch
 from flows.plan import make_plan, stage_fingerprint
 from flows.plan_table import render_plan, summary
+from flows.session import Request, prepare
 from flows.yaml_io import read_yaml
 from infra.bucket_outputs import BucketOutput, forget, in_words, note, recorded
 from infra.ec2.dvc import dvc
-from infra.errors import StageStoppedError
+from infra.errors import InfraError, StageStoppedError
+from infra.settings import child_environment, load_settings
 from stages.common.errors import ConfigError, InputError
 
 
@@ -169,3 +172,42 @@ def test_a_model_in_the_bucket_is_registered_with_the_command_that_fetches_it_fr
     assert _fetch(made.root, "out/a") == (
         "dvc remote add --local --force longfuse-jobs s3://team/dvc && dvc pull --remote longfuse-jobs out/a"
     )
+
+
+def prepared(toy: Toy) -> tuple[dict[str, str], list[str]]:
+    """What `longfuse run` would do after its checks, and what it said."""
+    said: list[str] = []
+    _, plan = prepare(load_settings(toy.root), Request(), read_yaml, said.append)
+    return {stage.stage: stage.action for stage in plan.stages}, said
+
+
+def test_a_run_begins_with_a_look_into_the_bucket(made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_away(made, "all.txt")
+    asked: list[list[str]] = []
+
+    def answer(there: bool) -> Callable[..., bool]:
+        return lambda _clients, _output, names: asked.append(list(names)) or there
+
+    monkeypatch.setattr("infra.ec2.outputs.still_there", answer(True))
+    assert prepared(made) == ({"a": "skip", "b": "skip", "c": "skip"}, [])
+    monkeypatch.setattr("infra.ec2.outputs.still_there", answer(False))
+    actions, said = prepared(made)
+    assert actions["a"] == "run"
+    assert said == ["warning: s3://team does not hold out/a any more: a has to run again."]
+    assert asked == [["all.txt"]] * 2  # of what is here nobody needs to ask
+    assert recorded(made.root) == {}
+
+
+def test_a_bucket_that_does_not_answer_changes_nothing(made: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_away(made, "all.txt")
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # nobody listens there
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    actions, (line,) = prepared(made)
+    assert set(actions.values()) == {"skip"}
+    assert line.startswith("warning: s3://team does not say whether it still holds out/a")
+    with pytest.raises(InfraError, match=r"needs out/a of a, which lies in s3://team only.*(?s:.)*jobs pull a"):
+        pull_from_bucket(made.root, "a", child_environment(load_settings(made.root)), lambda _line: None)
