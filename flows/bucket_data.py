@@ -15,7 +15,7 @@ from typing import Any
 
 from flows.dvc_graph import Dag
 from flows.plan import Plan, make_plan
-from infra.bucket_outputs import FOLDER, BucketOutput, forget, in_words, recorded
+from infra.bucket_outputs import FOLDER, BucketOutput, forget, in_words, is_current, recorded
 from infra.errors import InfraError
 from infra.jobs import JobResult, JobSpec, Outcome
 from infra.runner import OnLine, Runner
@@ -182,13 +182,8 @@ def _overlap(output: str, path: str) -> bool:
     return output == path or output.startswith(f"{path}/") or path.startswith(f"{output}/")
 
 
-def _is_current(root: Path, output: BucketOutput) -> bool:
-    lock = root / "dvc.lock"
-    return lock.is_file() and f"md5: {output.md5}" in lock.read_text(encoding="utf-8")
-
-
 def _require_current(root: Path, output: BucketOutput) -> None:
-    if not _is_current(root, output):
+    if not is_current(root, output):
         raise InputError(
             f"dvc.lock names another result for {output.path} than the one in s3://{output.bucket}. `longfuse plan` says what it is."
         )
@@ -208,7 +203,7 @@ def _require_folder(path: Path) -> None:
         return
     relative = folder.relative_to(root).as_posix()
     for output in recorded(root).values():
-        if not _overlap(output.path, relative) or not _is_current(root, output):
+        if not _overlap(output.path, relative) or not is_current(root, output):
             continue
         names = output.absent(root, relative if relative.startswith(f"{output.path}/") else None)
         if names:

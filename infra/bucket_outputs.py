@@ -76,6 +76,12 @@ def recorded(root: Path) -> dict[str, BucketOutput]:
     return found
 
 
+def is_current(root: Path, output: BucketOutput) -> bool:
+    """Whether dvc.lock still names that result; a stage may have run again since, here."""
+    lock = root / "dvc.lock"
+    return lock.is_file() and f"md5: {output.md5}" in lock.read_text(encoding="utf-8")
+
+
 def in_words(size: int) -> str:
     """`60.2 GB`"""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):

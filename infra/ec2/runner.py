@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from typing import Any
 
-from infra.bucket_outputs import BucketOutput, in_words, recorded
+from infra.bucket_outputs import BucketOutput, in_words, is_current, recorded
 from infra.ec2 import dvc
 from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
@@ -148,11 +148,13 @@ class Ec2Runner:
         """What lies in this bucket only is there already, and looked for; what lies in another one comes by way of this machine."""
         away: set[str] = set()
         for output in recorded(spec.root).values():
+            if output.stage not in facts.upstream or not is_current(spec.root, output):
+                continue
             names = output.absent(spec.root)
-            if output.stage not in facts.upstream or not names:
+            if not names:
                 continue
             if output.bucket != self._bucket:
-                dvc.pull(spec.root, spec.environment, output.bucket, [output.path])
+                self._bring(spec, output)
             elif still_there(self._clients, output, names):
                 away.add(output.stage)
             else:
@@ -162,6 +164,15 @@ class Ec2Runner:
                 )
         here = [stage for stage in facts.upstream if stage not in away]
         dvc.push_inputs(spec.root, spec.environment, self._bucket, here)
+
+    def _bring(self, spec: JobSpec, output: BucketOutput) -> None:
+        try:
+            dvc.pull(spec.root, spec.environment, output.bucket, [output.path])
+        except InfraError as error:
+            raise InfraError(
+                f"{spec.stage} reads {output.path} of {output.stage}, which lies in s3://{output.bucket} and has to come here to go "
+                f"to s3://{self._bucket}, and did not: {error}\n`longfuse jobs pull {output.stage}` fetches it."
+            ) from None
 
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
