@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from infra.bucket_outputs import BucketOutput, recorded
 from stages.common.errors import ConfigError, EnvironmentFailureError, InputError
 
 _LOCK_WAIT_SECONDS = 1.0
@@ -81,6 +82,8 @@ class Dag:
         self._hashes: dict[str, Hash | None] = {}
         self._cached: dict[str, bool] = {}
         self._trees: dict[str, Any] = {}
+        self._recorded = {} if only else recorded(root)
+        self._away: dict[str, BucketOutput | None] = {}
         from dvc.exceptions import DvcException
 
         try:
@@ -119,8 +122,51 @@ class Dag:
                 return None
             path = parent
 
+    def in_bucket(self, out: DagOut) -> BucketOutput | None:
+        """The record of an output of which something lies in the bucket only, and nothing else than it here.
+
+        None if all of it is here (or could come from the cache), or if what is here differs from it.
+        """
+        if out.absolute not in self._away:
+            self._away[out.absolute] = self._look_for(out)
+        return self._away[out.absolute]
+
+    def _look_for(self, out: DagOut) -> BucketOutput | None:
+        from dvc_objects.errors import ObjectFormatError
+
+        record = self._recorded.get(out.path)
+        if record is None or record.md5 != out.locked_md5 or not record.absent(self.root) or self.is_cached(record.md5):
+            return None
+        if not record.md5.endswith(".dir"):
+            return record
+        try:
+            self._tree(record.md5)  # what lies in it is read from there
+            _, built = _build(out.dvc)
+        except NotADirectoryError:
+            return None
+        except FileNotFoundError:
+            return record if not os.path.lexists(out.absolute) and self.has_listing(record.md5) else None
+        except ObjectFormatError:  # a damaged listing
+            return None
+        try:
+            here = {"/".join(key): entry.value for key, _, entry in built}
+        except TypeError:  # a file where a folder was made
+            return None
+        same = all(name in record.files and record.files[name][0] == md5 for name, md5 in here.items())
+        return record if same else None
+
+    def has_listing(self, md5: str) -> bool:
+        """Whether the cache holds the listing of a folder."""
+        return self.cache_file(md5).is_file()
+
     def hash_now(self, item: DagDep | DagOut) -> Hash | None:
-        """What is on disk; None if nothing is. Unchanged files are not read again (DVC's state database)."""
+        """What is on disk, or of a dependency in the bucket; None if nothing is. Unchanged files are not read again (DVC's state
+        database).
+        """
+        owner = self.owner(item.absolute) if isinstance(item, DagDep) else None
+        record = self.in_bucket(owner[1]) if owner is not None else None
+        if owner is not None and record is not None:
+            return self.hash_inside(record.md5, owner[1], item.absolute)
         if item.absolute not in self._hashes:
             try:
                 meta, built = _build(item.dvc)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.bucket_data import require_here
 from flows.params import profile_params
 from infra.settings import environment_values
 from stages.common.chat_access import missing_key, open_chat, set_access
@@ -44,6 +45,7 @@ class ModelFolder:
 def open_model_folder(path: Path) -> ModelFolder:
     """A folder of safetensors with its config, or a stage's data folder that points at one. ConfigError otherwise."""
     name = path.resolve().name
+    require_here(path)
     if (path / "model.json").is_file():
         name = path.resolve().parent.name if name == "data" else name
         path = open_model_pointer(path)

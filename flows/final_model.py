@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from flows.catalog import EVALUATED
 from flows.journal import DONE, RunRecord
 from flows.lineage import StageLineage, lineage
+from infra.bucket_outputs import recorded
 from infra.registry import FinalModel
 from stages.common.storage import read_json
 
@@ -41,7 +42,7 @@ def final_model(root: Path, record: RunRecord) -> FinalModel | None:
             "dvc_md5": owner.outputs.get(output, ""),
             "stage": owner.stage,
             "git_commit": record.commit,
-            "fetch": f"git checkout {record.commit} && dvc pull {output}",
+            "fetch": f"git checkout {record.commit} && {_fetch(root, output)}",
             "fetch_note": "dvc.lock of the run is beside this file in the run's artifacts; put it into the checkout first",
         },
         tags={
@@ -53,6 +54,15 @@ def final_model(root: Path, record: RunRecord) -> FinalModel | None:
         },
         profile=record.profile,
     )
+
+
+def _fetch(root: Path, output: str) -> str:
+    """What brings the output to another machine; one that a job made lies in the jobs' bucket."""
+    lies = recorded(root).get(output)
+    if lies is None:
+        return f"dvc pull {output}"
+    remote = f"longfuse-jobs s3://{lies.bucket}/dvc"
+    return f"dvc remote add --local --force {remote} && dvc pull --remote longfuse-jobs {output}"
 
 
 def _lineage_tags(entries: list[StageLineage]) -> dict[str, str]:

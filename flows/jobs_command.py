@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-jobs_app = typer.Typer(no_args_is_help=True, help="Runs on EC2: list, show, logs, cancel, adopt, reap, cost.")
+jobs_app = typer.Typer(no_args_is_help=True, help="Runs on EC2: list, show, logs, cancel, adopt, reap, pull, cost.")
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run; `longfuse jobs list` has them.")]
 
 
@@ -77,6 +77,18 @@ def jobs_reap(
     from flows.jobs import reap_instances
 
     reap_instances(dry_run=dry_run, say=print)
+
+
+@jobs_app.command("pull")
+def jobs_pull(
+    what: Annotated[str, typer.Argument(metavar="STAGE", help="A stage, a group (rl), or a path in outputs/.")],
+) -> None:
+    """Fetch outputs that a job made and that lie in the bucket only."""
+    from flows.bucket_data import pull_from_bucket
+    from infra.settings import child_environment, find_root, load_settings
+
+    settings = load_settings(find_root())
+    pull_from_bucket(settings.root, what, child_environment(settings), print)
 
 
 @jobs_app.command("cost")

@@ -57,7 +57,7 @@ def launch(
 
 
 def _launch(settings: Settings, request: Request, command: str, progress: Progress, read: ReadParams) -> int:
-    params, plan = prepare(settings, request, read)
+    params, plan = prepare(settings, request, read, progress.say)
     if not plan.to_do:
         for line in [*(f"warning: {warning}" for warning in plan.warnings), summary(plan)]:
             progress.say(line)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast, get_args
 
+from flows.bucket_data import require_here
 from stages.common.errors import ConfigError, InputError
 from stages.common.storage import open_model_pointer, write_json
 from stages.merge.checkpoint import Checkpoint
@@ -89,6 +90,7 @@ def _log_lines(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _model_dir(folder: Path) -> Path:
+    require_here(folder)
     if (folder / "model.json").is_file():
         return open_model_pointer(folder)
     return folder

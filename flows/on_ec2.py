@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.bucket_data import FetchFirst
 from flows.plan import Plan, stage_fingerprint
 from flows.session import Request
 from flows.stage_state import state_folder
@@ -43,7 +45,7 @@ def open_runner(
     if request.simulate and request.on is None:
         raise ConfigError("--simulate goes with --on ec2.")
     if request.on is None:
-        yield LocalRunner()
+        yield FetchFirst(LocalRunner(), params)
         return
     require_ec2(request.on)
     from flows.job_tracking import JobTracking
@@ -68,10 +70,14 @@ def open_runner(
             told.take,
             rhythm,
             told.ended,
+            # A simulated bucket ends with its run, so everything comes here.
+            **({"small_file_bytes": math.inf} if request.simulate else {}),
         )
         here = {planned.stage for planned in plan.stages if planned.action == "restore"}
         yield SplitRunner(
-            LocalRunner(), there, lambda stage: stage not in here and resources.request(profile, stage) is not None
+            FetchFirst(LocalRunner(), params),
+            there,
+            lambda stage: stage not in here and resources.request(profile, stage) is not None,
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from flows.fingerprint import fingerprint
 from flows.reasons import Reason, changed_inputs, changed_outputs
 from flows.schema import nearest
 from flows.yaml_io import read_yaml
+from infra.bucket_outputs import BucketOutput, recorded
 from stages.common.errors import ConfigError, InputError
 
 __all__ = ["Action", "Plan", "PlannedStage", "Reason", "make_plan", "select", "stage_fingerprint"]
@@ -32,7 +33,8 @@ Action = Literal["run", "skip", "restore"]
 class PlannedStage:
     """One stage of a plan. `reasons` is empty exactly for skip.
 
-    fingerprint: None as long as an input is not known. outputs: path -> md5, for skip and restore.
+    fingerprint: None as long as an input is not known. outputs: path -> md5, for skip and restore. in_bucket: outputs of a
+    skipped stage that a cloud job made and of which something lies only there.
     """
 
     stage: str
@@ -41,6 +43,7 @@ class PlannedStage:
     fingerprint: str | None
     upstream: tuple[str, ...] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
+    in_bucket: tuple[BucketOutput, ...] = ()
 
     @property
     def edited(self) -> tuple[str, ...]:
@@ -115,8 +118,10 @@ def select(plan: Plan, *, only: str | None = None, from_: str | None = None) -> 
 
 
 def stage_fingerprint(root: Path, name: str, params: Mapping[str, Any]) -> tuple[str, dict[str, str | None]]:
-    """Fingerprint and dependency md5s of a stage with its inputs as they are on disk: what the stage itself is told."""
-    dag = Dag(root, params, only=name)
+    """Fingerprint and dependency md5s of a stage with its inputs as they are on disk (or in the bucket): what the stage itself is
+    told.
+    """
+    dag = Dag(root, params, only=None if recorded(root) else name)
     stage = dag.stages[name]
     hashes = {dep.path: dag.hash_now(dep) for dep in stage.deps}
     md5s = {path: found.md5 if found else None for path, found in hashes.items()}
@@ -178,7 +183,8 @@ def _plan_stage(dag: Dag, stage: DagStage, planned: Mapping[str, PlannedStage]) 
         return decided("run", {})
     locked = {out.path: out.locked_md5 for out in stage.outs if out.locked_md5 is not None}
     if not reasons:
-        return decided("skip", locked)
+        away = tuple(found for found in map(dag.in_bucket, stage.outs) if found is not None)
+        return replace(decided("skip", locked), in_bucket=away)
     if not changes and len(locked) == len(stage.outs) and all(map(dag.is_cached, locked.values())):
         return decided("restore", locked)
     before = dag.run_cache(stage, known)
@@ -226,7 +232,8 @@ def _require_inputs(
 def _warnings(dag: Dag, stage: DagStage, planned: PlannedStage) -> list[str]:
     """What a skipped stage keeps silent about: other library versions, outputs that no cache holds."""
     warnings = []
-    if not all(map(dag.is_cached, planned.outputs.values())):
+    away = {output.path for output in planned.in_bucket}
+    if not all(dag.is_cached(md5) for path, md5 in planned.outputs.items() if path not in away):
         warnings.append(
             f"{stage.name}: its outputs are here, but not in DVC's cache; `dvc commit {stage.name}` saves them there."
         )

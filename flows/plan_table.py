@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flows.plan import Plan, PlannedStage, Reason
+from infra.bucket_outputs import in_words
 
 _WIDTH = 100
 _MANY = 3  # more changed files than this are counted, not listed
@@ -20,7 +22,7 @@ def render_plan(plan: Plan) -> list[str]:
     lines = []
     for stage in plan.stages:
         head = f"{stage.action:<8}{stage.stage:<{name_width}}  "
-        reasons = "; ".join(explain(stage)) or "unchanged"
+        reasons = "; ".join(explain(stage)) or "; ".join(["unchanged", *_in_bucket(plan, stage)])
         lines += textwrap.wrap(
             reasons, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False
         )
@@ -30,12 +32,22 @@ def render_plan(plan: Plan) -> list[str]:
     return lines
 
 
+def _in_bucket(plan: Plan, stage: PlannedStage) -> list[str]:
+    root = plan.dag.root if plan.dag is not None else Path()
+    return [
+        f"{output.path} in s3://{output.bucket} ({in_words(output.bytes_of(output.absent(root)))} not here)"
+        for output in stage.in_bucket
+    ]
+
+
 def summary(plan: Plan) -> str:
-    """`3 to run, 1 to restore, 21 unchanged`"""
+    """`3 to run, 1 to restore, 21 unchanged (2 of them in the bucket).`"""
+    away = sum(bool(stage.in_bucket) for stage in plan.stages)
+    told = f" ({away} of them in the bucket)" if away else ""
     count = {action: sum(stage.action == action for stage in plan.stages) for action in ("run", "restore", "skip")}
     if not plan.to_do:
-        return f"Nothing to do: all {count['skip']} stages are up to date."
-    parts = [f"{count['run']} to run", f"{count['restore']} to restore", f"{count['skip']} unchanged"]
+        return f"Nothing to do: all {count['skip']} stages are up to date{told}."
+    parts = [f"{count['run']} to run", f"{count['restore']} to restore", f"{count['skip']} unchanged{told}"]
     return ", ".join(part for part in parts if not part.startswith("0 ")) + "."
 
 

@@ -59,6 +59,8 @@ def changed_outputs(dag: Dag, stage: DagStage) -> list[Reason]:
     """
     reasons, differing = [], {}
     for out in stage.outs:
+        if dag.in_bucket(out) is not None:
+            continue
         if out.locked_md5 is None:
             if stage.locked_command is not None:  # an output that dvc.yaml got after the last run
                 reasons.append(Reason("output", out.path))

@@ -5,12 +5,14 @@ A request (flags) becomes parameters, a plan and checks of the machine; only whe
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.bucket_data import drop_what_is_gone
 from flows.catalog import CATALOG
 from flows.journal import Journal
 from flows.params import apply_sets, load_params, profile_params, switch_profile, write_params
@@ -24,6 +26,8 @@ from infra.servers import check_prefect_reachable
 from infra.settings import Settings
 from infra.tracking import PipelineTracker
 from stages.common.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 LEAST_FREE_GB = 1.0
 COMFORTABLE_FREE_GB = 2.0
@@ -112,7 +116,9 @@ def plan_request(root: Path, request: Request, read: ReadParams = load_params) -
     return make_plan(root, wanted_params(root, request, read), only=request.only, from_=request.from_stage)
 
 
-def prepare(settings: Settings, request: Request, read: ReadParams = load_params) -> tuple[Mapping[str, Any], Plan]:
+def prepare(
+    settings: Settings, request: Request, read: ReadParams = load_params, say: Callable[[str], None] = logger.warning
+) -> tuple[Mapping[str, Any], Plan]:
     """Parameters and plan of a run; params.yaml is written last, if the request changes it. Hold the run lock.
 
     Raises UserError for whatever the user can mend (flags, parameters, corpus, hand-edited outputs).
@@ -133,6 +139,8 @@ def prepare(settings: Settings, request: Request, read: ReadParams = load_params
     if request.changes_params:
         write_params(path, wanted)
     if request.discard_edits and discard_hand_edits(plan):
+        plan = planned()
+    if drop_what_is_gone(plan, settings.root, say):
         plan = planned()
     return wanted, plan
 

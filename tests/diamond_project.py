@@ -1,7 +1,8 @@
 """A small DVC project that goes through the real flow: four stages in a diamond, each a real process.
 
 `python -m tests.diamond_project ROOT` does there what `longfuse run` does. What a stage does is said by its section of params.yaml:
-{x: any value that changes the output, seconds: time it takes, fail: bool, stubborn: bool, it ignores SIGINT and SIGTERM}.
+{x: any value that changes the output, seconds: time it takes, fail: bool, stubborn: bool, it ignores SIGINT and SIGTERM,
+weights: bytes of a file beside its value}.
 """
 
 import atexit
@@ -48,6 +49,8 @@ if params["fail"]:
     sys.exit(f"{name} is broken: mend it")
 read = [Path("outputs", i, "data", "value.json").read_text() for i in inputs]
 (data / "value.json").write_text(json.dumps([params["x"], *read]))
+if params["weights"]:
+    (data / "weights.bin").write_bytes(name.encode() * params["weights"])
 (folder / "record.json").write_text(json.dumps({"counts": {"inputs": len(inputs)}}))
 spool.finish()
 """
@@ -88,7 +91,7 @@ def _template() -> Path:
 
 
 def set_params(root: Path, **params: dict) -> None:
-    default = {"x": 1, "seconds": 0.0, "fail": False, "stubborn": False}
+    default = {"x": 1, "seconds": 0.0, "fail": False, "stubborn": False, "weights": 0}
     values = {name: {**default, **params.get(name, {})} for name in DIAMOND}
     (root / "params.yaml").write_text(yaml.safe_dump(values))
 

@@ -1,4 +1,4 @@
-"""DVC on the launching side, by its command line: inputs to the bucket, the lock entry of a job into dvc.lock, outputs back."""
+"""DVC on the launching side, by its command line: inputs to the bucket, the lock entry of a job into dvc.lock, data back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from infra.errors import InfraError
+from infra.errors import InfraError, StageStoppedError
 
 REMOTE = "longfuse-jobs"
 ON_NODE = ["dvc", "--wait-for-lock"]
+LOOK_UP_SECONDS = 0.5
 LOCK_SECONDS = 300.0
 LOCK_PAUSE_SECONDS = 0.1
 MISSING = object()
@@ -28,19 +30,31 @@ class LockMismatchError(InfraError):
     """A job returned a lock entry for another stage than was sent."""
 
 
-def dvc(root: Path, environment: Mapping[str, str], *words: str) -> str:
-    """Run DVC. Raises InfraError with its last lines."""
-    done = subprocess.run(
+def dvc(root: Path, environment: Mapping[str, str], *words: str, stop: threading.Event | None = None) -> str:
+    """Run DVC. Raises InfraError with its last lines, StageStoppedError (DVC has ended then) once `stop` is set."""
+    with subprocess.Popen(
         [sys.executable, "-m", "dvc", "--wait-for-lock", *words],
         cwd=root,
         env=dict(environment),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise InfraError(f"dvc {' '.join(words)}: {(done.stderr or done.stdout).strip()[-1500:]}")
-    return done.stdout
+    ) as process:
+        while True:
+            try:
+                said, errors = process.communicate(timeout=LOOK_UP_SECONDS if stop is not None else None)
+                break
+            except subprocess.TimeoutExpired:
+                if stop is not None and stop.is_set():
+                    process.kill()
+            except BaseException:
+                process.kill()
+                raise
+    if stop is not None and stop.is_set():
+        raise StageStoppedError(f"dvc {words[0]} was stopped")
+    if process.returncode != 0:
+        raise InfraError(f"dvc {' '.join(words)}: {(errors or said).strip()[-1500:]}")
+    return said
 
 
 def remote_url(bucket: str) -> str:
@@ -55,14 +69,40 @@ def node_config(bucket: str) -> str:
 
 def push_inputs(root: Path, environment: Mapping[str, str], bucket: str, targets: Sequence[str]) -> None:
     """Upload what a stage reads; what is there already is not sent again. The remote stands in .dvc/config.local."""
-    dvc(root, environment, "remote", "add", "--quiet", "--local", "--force", REMOTE, remote_url(bucket))
     if targets:
+        _mean_bucket(root, environment, bucket)
         dvc(root, environment, "push", "--quiet", "--remote", REMOTE, *targets)
 
 
-def pull_outputs(root: Path, environment: Mapping[str, str], stage: str) -> None:
-    """Bring a stage's outputs into the working tree."""
-    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", stage)
+def pull(
+    root: Path,
+    environment: Mapping[str, str],
+    bucket: str,
+    targets: Sequence[str],
+    stop: threading.Event | None = None,
+) -> None:
+    """Bring outputs, or files and folders inside them, into the working tree. See `dvc`."""
+    _mean_bucket(root, environment, bucket)
+    dvc(root, environment, "pull", "--quiet", "--remote", REMOTE, "--force", *targets, stop=stop)
+
+
+def _mean_bucket(root: Path, environment: Mapping[str, str], bucket: str) -> None:
+    dvc(root, environment, "remote", "add", "--quiet", "--local", "--force", REMOTE, remote_url(bucket))
+
+
+def lock_without(root: Path, stage: str) -> dict[str, str]:
+    """dvc.lock as a node gets it: without its stage's own entry. Empty if there is no dvc.lock.
+
+    On a node inputs are absent at first, and `repro --pull -s` takes an absent input for an unchanged one: with an entry it
+    would pull the outputs of other inputs, or fail over outputs that are gone, instead of running the stage.
+    """
+    with repository_lock(root):
+        path = root / "dvc.lock"
+        lock: dict[str, Any] = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    if not lock:
+        return {}
+    lock.get("stages", {}).pop(stage, None)
+    return {"dvc.lock": yaml.safe_dump(lock, sort_keys=False)}
 
 
 def stage_work(stage: str, bucket: str, threads: int | None = None) -> dict[str, Any]:

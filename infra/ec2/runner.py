@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from typing import Any
 
+from infra.bucket_outputs import BucketOutput, in_words, is_current, recorded
 from infra.ec2 import dvc
 from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import TYPES
 from infra.ec2.controller import Controller
 from infra.ec2.follower import Follower
+from infra.ec2.outputs import SMALL_FILE_BYTES, OutputsGoneError, outputs_of, still_there, take_outputs
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, Request, candidates, stopping, within_quotas
 from infra.ec2.spec import Rhythm, RunSpec
@@ -67,7 +69,10 @@ class Ec2Job:
 
 
 class Ec2Runner:
-    """Does stages on EC2. describe: facts of a stage; request: what it asks for; on_metrics: spool lines of a job; on_end: in `wait`."""
+    """Does stages on EC2. describe: facts of a stage; request: what it asks for; on_metrics: spool lines of a job; on_end: in `wait`.
+
+    small_file_bytes: files of outputs up to that size come here after a stage, larger ones stay in the bucket.
+    """
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Ec2Runner:
         on_metrics: Callable[[str, StageFacts, bytes], None] = lambda _stage, _facts, _data: None,
         rhythm: Rhythm | None = None,
         on_end: Callable[[RunSpec, State], None] = lambda _run, _state: None,
+        small_file_bytes: float = SMALL_FILE_BYTES,
     ) -> None:
         if account.bucket is None:
             raise InfraError(
@@ -87,6 +93,7 @@ class Ec2Runner:
         self._describe = describe
         self._on_metrics = on_metrics
         self._on_end = on_end
+        self._small_file_bytes = small_file_bytes
         self._rhythm = rhythm or Rhythm(heartbeat_seconds=5.0)
         self._clients = Clients()
         self._jobs: set[Ec2Job] = set()
@@ -121,9 +128,51 @@ class Ec2Runner:
                 store.begin(run)
                 return store, run
             closed = store.read_json("closed.json")
-            if closed is None or closed["outcome"] == "succeeded":
+            if closed is None or (closed["outcome"] == "succeeded" and self._has_outputs(store, spec.stage)):
                 return store, RunSpec.model_validate_json(known)
         raise InfraError(f"{spec.stage} failed 999 times with the same inputs; change something first.")
+
+    def _has_outputs(self, store: RunStore, stage: str) -> bool:
+        """Whether the bucket still holds what a run made; what somebody removed is made again."""
+        try:
+            self._outputs(stage, (store.read_json("result.json") or {})["files"]["dvc.lock"])
+        except (OutputsGoneError, KeyError) as error:
+            logger.warning("run %s has succeeded, but its outputs are gone: %s", store.run_id, error)
+            return False
+        return True
+
+    def _outputs(self, stage: str, lock_text: str) -> list[BucketOutput]:
+        return outputs_of(self._clients, self._bucket, self._account.bucket_region, stage, lock_text)
+
+    def _send_inputs(self, spec: JobSpec, facts: StageFacts) -> None:
+        """What lies in this bucket only is there already, and looked for; what lies in another one comes by way of this machine."""
+        away: set[str] = set()
+        for output in recorded(spec.root).values():
+            if output.stage not in facts.upstream or not is_current(spec.root, output):
+                continue
+            names = output.absent(spec.root)
+            if not names:
+                continue
+            if output.bucket != self._bucket:
+                self._bring(spec, output)
+            elif still_there(self._clients, output, names):
+                away.add(output.stage)
+            else:
+                raise InfraError(
+                    f"{spec.stage} reads {output.path} of {output.stage}, which s3://{self._bucket} does not hold any more. "
+                    "Run `longfuse run --on ec2` again: it makes it anew."
+                )
+        here = [stage for stage in facts.upstream if stage not in away]
+        dvc.push_inputs(spec.root, spec.environment, self._bucket, here)
+
+    def _bring(self, spec: JobSpec, output: BucketOutput) -> None:
+        try:
+            dvc.pull(spec.root, spec.environment, output.bucket, [output.path])
+        except InfraError as error:
+            raise InfraError(
+                f"{spec.stage} reads {output.path} of {output.stage}, which lies in s3://{output.bucket} and has to come here to go "
+                f"to s3://{self._bucket}, and did not: {error}\n`longfuse jobs pull {output.stage}` fetches it."
+            ) from None
 
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
@@ -135,9 +184,10 @@ class Ec2Runner:
             )
         for line in short:
             logger.warning("%s: not tried: %s", spec.stage, line)
-        dvc.push_inputs(spec.root, spec.environment, self._bucket, facts.upstream)
-        work: dict[str, Any] = {
-            **dvc.stage_work(spec.stage, self._bucket),
+        self._send_inputs(spec, facts)
+        work = dvc.stage_work(spec.stage, self._bucket)
+        work["files"] |= dvc.lock_without(spec.root, spec.stage)
+        work |= {
             "code": upload_code(store, spec.root),
             "state_folder": facts.state_folder,
             "secrets": request.secrets,
@@ -181,7 +231,7 @@ class Ec2Runner:
         job.ended.set()
 
     def wait(self, job: Ec2Job, on_line: OnLine) -> JobResult:
-        """See Runner.wait. After success the lock entry is merged and the outputs are here."""
+        """See Runner.wait. After success the lock entry is merged and the small files of the outputs are here."""
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         on_line(f"run {job.run.run_id}: {len(job.run.candidates)} candidates, at most {job.run.budget_usd:g} USD")
         try:
@@ -211,15 +261,16 @@ class Ec2Runner:
         if job.final.outcome != "succeeded":
             tail.append(f"run {job.run.run_id}: {job.final.outcome}: {job.final.message}")
             raise StageFailedError(job.spec.stage, FAILED_EXIT, tuple(tail))
-        self._take_result(job)
+        self._take_result(job, on_line)
         job.state = JobState.SUCCEEDED
         return JobResult(outcome=Outcome.RAN, seconds=time.monotonic() - job.started)
 
-    def _take_result(self, job: Ec2Job) -> None:
+    def _take_result(self, job: Ec2Job, on_line: OnLine) -> None:
         result = job.store.read_json("result.json")
         assert result is not None
         root, stage = job.spec.root, job.spec.stage
         facts = job.facts
+        outputs = self._outputs(stage, result["files"]["dvc.lock"])  # before dvc.lock promises them
         dvc.merge_lock(
             root,
             stage,
@@ -228,7 +279,9 @@ class Ec2Runner:
             parameters=facts.parameters,
             command=facts.command,
         )
-        dvc.pull_outputs(root, job.spec.environment, stage)
+        for output in take_outputs(self._clients, root, job.spec.environment, outputs, self._small_file_bytes):
+            size = in_words(output.bytes_of(output.absent(root)))
+            on_line(f"{output.path}: {size} stay in s3://{output.bucket}; `longfuse jobs pull {stage}` fetches them")
         self._record(job, result)
 
     def _record(self, job: Ec2Job, result: Mapping[str, Any]) -> None:

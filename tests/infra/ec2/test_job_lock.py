@@ -7,7 +7,7 @@ import threading
 import pytest
 import yaml
 
-from infra.ec2.dvc import LockMismatchError, merge_lock, repository_lock
+from infra.ec2.dvc import LockMismatchError, lock_without, merge_lock, repository_lock
 from infra.errors import InfraError
 
 PARAMETERS = {"rl.steps": 3, "rl.rate": 1.0}
@@ -103,3 +103,11 @@ def test_a_lock_that_is_never_let_go_is_told(root, monkeypatch):
     monkeypatch.setattr("infra.ec2.dvc.LOCK_SECONDS", 0.2)
     with repository_lock(root), pytest.raises(InfraError, match="end the dvc command"):
         merge(root)
+
+
+def test_a_node_gets_every_entry_but_that_of_its_own_stage(root):
+    merge(root)
+    assert yaml.safe_load(lock_without(root, "b")["dvc.lock"]) == {"schema": "2.0", "stages": {"a": {"cmd": "x"}}}
+    assert set(stages(root)) == {"a", "b"}  # ours stays as it is
+    (root / "dvc.lock").unlink()
+    assert lock_without(root, "b") == {}
