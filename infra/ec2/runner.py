@@ -21,6 +21,7 @@ from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import TYPES
 from infra.ec2.controller import Controller
+from infra.ec2.environments import environment_of
 from infra.ec2.follower import Follower
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, Request, candidates, stopping, within_quotas
@@ -136,15 +137,17 @@ class Ec2Runner:
         for line in short:
             logger.warning("%s: not tried: %s", spec.stage, line)
         dvc.push_inputs(spec.root, spec.environment, self._bucket, facts.upstream)
+        environment = environment_of(facts.parameters)
         work: dict[str, Any] = {
             **dvc.stage_work(spec.stage, self._bucket),
+            "install": environment.install,
             "code": upload_code(store, spec.root),
             "state_folder": facts.state_folder,
             "secrets": request.secrets,
             "gpus": 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1),
         }
         if self._account.wheelhouse:
-            work["wheelhouse"] = share_wheelhouse(store, spec.root, spec.environment)
+            work["wheelhouse"] = share_wheelhouse(store, spec.root, environment, spec.environment)
         return RunSpec(
             run_id=store.run_id,
             stage=spec.stage,
