@@ -128,7 +128,7 @@ class Ec2Runner:
 
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
-        possible, short = within_quotas(self._clients, candidates(request))
+        possible, short, unread = within_quotas(self._clients, candidates(request))
         if not possible:
             raise InfraError(
                 f"{spec.stage} was not started: {'; '.join(short)}. Ask for more (Service Quotas in the AWS console), or change "
@@ -136,6 +136,8 @@ class Ec2Runner:
             )
         for line in short:
             logger.warning("%s: not tried: %s", spec.stage, line)
+        for line in unread:
+            logger.warning("%s: tried all the same: %s", spec.stage, line)
         dvc.push_inputs(spec.root, spec.environment, self._bucket, facts.upstream)
         environment = environment_of(facts.parameters)
         work: dict[str, Any] = {
@@ -156,6 +158,7 @@ class Ec2Runner:
             bucket_region=self._account.bucket_region,
             candidates=possible,
             not_tried=tuple(short),
+            unknown=tuple(unread),
             nodes=request.nodes,
             budget_usd=request.budget_usd,
             image_parameter=self._account.image_parameter,
