@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sqlite3
+import re
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from tests.integration.tree import copy_project, reproduce
 
 LOOKING = "AKIALOOKINGON"  # the key of this process, so that its looks are not counted as the launching side's
 LOOK_SECONDS = 2.0
+DONE = re.compile(r"^\S+ (\S+): done \((?:(\d+) h )?(?:(\d+) min )?(?:([\d.]+) s)?\)$", re.MULTILINE)
 BOOT_SECONDS, END_SECONDS = 30.0, 10.0  # of an instance: there the controller has more to do than watch
 
 
@@ -47,15 +47,10 @@ def export(values: Mapping[str, str]) -> None:
     os.environ.update({**values, "AWS_ACCESS_KEY_ID": LOOKING})
 
 
-def stage_seconds(tree: Path) -> dict[str, float]:
-    """How long the task of each stage took, as the flow saw it: pushes and pulls are in it."""
-    with sqlite3.connect(f"file:{tree}/.state/prefect/prefect.db?mode=ro", uri=True) as pages:
-        rows = pages.execute("select name, start_time, end_time from task_run order by start_time").fetchall()
-    return {
-        name: (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-        for name, start, end in rows
-        if start and end
-    }
+def stage_seconds(log: str) -> dict[str, float]:
+    """How long each stage took from its start, as `longfuse run` says: pushes, the launch and pulls are in it, its wait for a turn is not."""
+    found = DONE.findall(log)
+    return {stage: 3600 * int(h or 0) + 60 * int(m or 0) + float(s or 0) for stage, h, m, s in found}
 
 
 def run_records(tree: Path) -> dict[str, dict[str, Any]]:
@@ -79,8 +74,8 @@ def quiet_rate(calls: list[dict[str, Any]]) -> float:
     return counted / seconds if seconds else float("nan")
 
 
-def report(tree: Path, seconds: float) -> None:
-    records, walls = run_records(tree), stage_seconds(tree)
+def report(tree: Path, log: str, seconds: float) -> None:
+    records, walls = run_records(tree), stage_seconds(log)
     print(f"{'stage':28} {'wall, s':>8} {'its run, s':>10} {'USD':>8}  where and attempts")
     for stage, wall in walls.items():
         record = records.get(stage, {})
@@ -130,7 +125,7 @@ def main() -> None:
                 thief.steal(*("kill" if number % 2 == 0 else "notice" for number in range(options.spot_kills)))
             if process.wait() != 0:
                 raise SystemExit(f"the run ended with exit code {process.returncode}:\n{log.read_text()[-4000:]}")
-        report(there, time.time() - started)
+        report(there, log.read_text(), time.time() - started)
         if options.compare:
             here = project(folder / "here", options.profile, options.spot_kills > 0)
             started = time.time()

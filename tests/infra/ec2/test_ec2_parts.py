@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from infra.ec2.aws import Clients, ErrorClass, classify
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import QUOTA_CODES, TYPES, types_for
+from infra.ec2.environments import TRAIN, VLLM
 from infra.ec2.launch import build_request
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.resources import Account, Request, candidates, load_resources, missing_quotas, within_quotas
@@ -289,6 +290,38 @@ def test_a_service_of_quotas_that_does_not_answer_is_asked_once_in_a_region_and_
     assert [f"sft: tried all the same: {line}" for line in run.unknown] == [
         item.getMessage() for item in caplog.records
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "environment", "install"),
+    [
+        ("vllm", VLLM, ["-r", "constraints-vllm.txt"]),
+        ("transformers", TRAIN, ["-c", "constraints.txt", "-e", ".[train,aws]"]),
+    ],
+)
+def test_a_job_is_given_the_environment_of_its_engine(cloud, tmp_path, monkeypatch, kind, environment, install):
+    shared = []
+    monkeypatch.setattr("infra.ec2.runner.dvc.push_inputs", lambda *given: None)
+    monkeypatch.setattr("infra.ec2.runner.upload_code", lambda *given: {"commit": "c", "dirty": False})
+    monkeypatch.setattr(
+        "infra.ec2.runner.share_wheelhouse", lambda store, root, named, _: shared.append(named) or {"key": "k"}
+    )
+    request = Request(accelerator="cpu", zones=("a",), budget_usd=1)
+    runner = Ec2Runner(
+        Account(bucket=cloud.bucket, image_parameter="/image"), lambda stage: request, lambda stage: None
+    )
+    facts = StageFacts(
+        fingerprint="f" * 64,
+        command="true",
+        inputs={},
+        parameters={"seed": 1, "train": {"engine": {"kind": kind}}},
+        upstream=(),
+        state_folder="state",
+    )
+    store = RunStore(Clients(), cloud.bucket, "us-east-1", f"environment-{kind}")
+    run = runner._new(JobSpec(stage="rl@stage1", root=tmp_path, environment={}), facts, store)
+    assert shared == [environment]
+    assert (run.work["install"], run.work["wheelhouse"]) == (install, {"key": "k"})
 
 
 def test_the_service_of_quotas_is_given_up_soon():
