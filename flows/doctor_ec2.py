@@ -1,17 +1,19 @@
 """`longfuse doctor --on ec2`: credentials, bucket with a probe of conditional writes, image, permissions by dry run, security groups,
-quotas.
+quotas, and which environment a profile's stages get on their nodes.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import botocore.exceptions
 
 from flows.doctor import Finding
 from flows.on_ec2 import account_of
+from flows.params import list_profiles, profile_params
 from infra.ec2.aws import Clients, code_of, what_to_do
+from infra.ec2.environments import TRAIN, VLLM, environment_of
 from infra.ec2.permissions import inbound_rules, probes, refusal
 from infra.ec2.resources import Account, candidates, load_resources, missing_quotas
 from infra.ec2.store import RunStore
@@ -22,7 +24,10 @@ def examine_ec2() -> list[Finding]:
     """Every check, none of which raises or launches anything."""
     resources = load_resources()
     account, clients = account_of(resources.account), Clients()
-    findings = [_told(lambda: _caller(clients, account), "credentials", "Set AWS_PROFILE, or log in.")]
+    findings = [
+        _environments(resources.profiles),
+        _told(lambda: _caller(clients, account), "credentials", "Set AWS_PROFILE, or log in."),
+    ]
     if account.bucket is None:
         remedy = "Set account.bucket in infra/resources.yaml, or LONGFUSE_BUCKET."
         findings.append(Finding(level="fail", what="no bucket for runs", remedy=remedy))
@@ -42,6 +47,18 @@ def examine_ec2() -> list[Finding]:
     except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
         findings.append(Finding(level="warn", what=f"quotas: {error}", remedy=what_to_do(error)))
     return findings
+
+
+def _environments(profiles: Iterable[str]) -> Finding:
+    """By the engine of each profile as it is shipped; `longfuse plan --on ec2` tells it of the stages as they are set."""
+    ours = [name for name in profiles if name in list_profiles()]
+    got = {name: environment_of({"train": profile_params(name)["train"]}).name for name in ours}
+    words = [
+        f"{environment.name} ({environment.lock}) for {', '.join(names)}"
+        for environment in (TRAIN, VLLM)
+        if (names := [name for name in ours if got[name] == environment.name])
+    ]
+    return Finding(level="ok", what=f"environments of nodes: {'; '.join(words) or 'of no profile that is shipped'}")
 
 
 def _told(check: Callable[[], str], subject: str, remedy: str) -> Finding:

@@ -12,6 +12,7 @@ from flows.plan import Plan
 from infra.ec2.aws import Clients
 from infra.ec2.budget import HOUR_SECONDS, attempt_usd
 from infra.ec2.catalog import PRICES_OF, TYPES, quota_code
+from infra.ec2.environments import Environment, environment_of
 from infra.ec2.resources import Request, candidates, load_resources, missing_quotas, stopping
 from infra.ec2.spec import Candidate
 
@@ -19,22 +20,24 @@ WIDTH = 120  # the rows of candidates are as wide
 
 
 def render_costs(on: str, profile: str, plan: Plan) -> list[str]:
-    """A block of lines per request, for all stages that have the same one; quotas are told if they can be asked."""
+    """A block of lines per request and environment, for all stages that have the same; quotas are told if they can be asked."""
     require_ec2(on)
     resources = load_resources()
-    asked: dict[str, tuple[Request, list[str]]] = {}
+    asked: dict[tuple[str, str], tuple[Request, Environment, list[str]]] = {}
     for planned in plan.stages:
         request = resources.request(profile, planned.stage)
         if planned.action == "run" and request is not None:
-            asked.setdefault(request.model_dump_json(), (request, []))[1].append(planned.stage)
+            environment = environment_of(plan.dag.stages[planned.stage].parameters if plan.dag is not None else {})
+            same = request.model_dump_json(), environment.name
+            asked.setdefault(same, (request, environment, []))[2].append(planned.stage)
     lines = ["", f"On EC2 (prices of {PRICES_OF}, estimates):"]
     if not asked:
         return [*lines, "  nothing: no stage to run is named for this profile in infra/resources.yaml"]
-    wanted = tuple(item for request, _ in asked.values() for item in candidates(request))
+    wanted = tuple(item for request, _, _ in asked.values() for item in candidates(request))
     missing, trouble = _missing(wanted)
-    for request, stages in asked.values():
-        lines += _block(request, stages, missing)
-    total = sum(request.budget_usd * len(stages) for request, stages in asked.values())
+    for request, environment, stages in asked.values():
+        lines += _block(request, environment, stages, missing)
+    total = sum(request.budget_usd * len(stages) for request, _, stages in asked.values())
     lines.append(f"  all together at most {total:g} USD")
     for (code, region), item in missing.items():
         lines.append(
@@ -52,7 +55,12 @@ def _missing(wanted: tuple[Candidate, ...]) -> tuple[dict[tuple[str, str], dict[
         return {}, [f"  quotas were not checked: {error}"]
 
 
-def _block(request: Request, stages: Sequence[str], missing: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+def _block(
+    request: Request,
+    environment: Environment,
+    stages: Sequence[str],
+    missing: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> list[str]:
     limits = stopping(request)
     lines = textwrap.wrap(
         f"{', '.join(stages)}: {request.accelerator}, an attempt ends after {limits.hard_cap_seconds / HOUR_SECONDS:g} h; "
@@ -62,6 +70,7 @@ def _block(request: Request, stages: Sequence[str], missing: Mapping[tuple[str, 
         subsequent_indent="  ",
         break_on_hyphens=False,
     )
+    lines.append(f"    environment {environment.name} ({environment.lock})")
 
     def same(item: Candidate) -> tuple[Any, ...]:
         return item.market, item.instance_type, item.region, item.hourly_usd, item.reservation_id

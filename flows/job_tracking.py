@@ -103,6 +103,7 @@ def page_of(run: RunSpec, state: State) -> str:
         "|---|---|",
         *rows,
         *(["", "Not taken:", "", *left_out] if left_out else []),
+        *(["", "Not known when it began:", "", *(f"- {line}" for line in run.unknown)] if run.unknown else []),
         "",
         f"`longfuse jobs logs {run.run_id}` prints its lines; its records are in s3://{run.bucket}/{run.prefix}.",
     ]

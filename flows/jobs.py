@@ -92,6 +92,7 @@ def show_job(run_id: str) -> list[str]:
     ]
     lines += [f"            {line}" for line in state.history]
     lines += [f"not taken   {line}" for line in (*spec.not_tried, *state.passed_over)]
+    lines += [f"not known   {line}" for line in spec.unknown]
     regions = sorted({item.region for item in spec.candidates})
     for item in find_by_run(desk.clients, regions, run_id):
         if is_alive(item):

@@ -146,6 +146,9 @@ def prefect_environment(settings: Settings, api_url: str | None) -> dict[str, st
     }
     if api_url is not None:
         env["PREFECT_API_URL"] = api_url
+    else:
+        # Its page asks the server that it came from. By default it asks port 4200, which may be another project's.
+        env["PREFECT_SERVER_UI_API_URL"] = "/api"
     return env
 
 

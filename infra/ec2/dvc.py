@@ -113,7 +113,6 @@ def stage_work(stage: str, bucket: str, threads: int | None = None) -> dict[str,
     return {
         "files": {".dvc/config.local": node_config(bucket)},
         "command": [*ON_NODE, "repro", "--pull", "--no-run-cache", "-s", stage],
-        "install": ["-c", "constraints.txt", "-e", ".[train,aws]"],
         "push": [*ON_NODE, "push", stage],
         "environment": environment,
         "result_files": ["dvc.lock"],

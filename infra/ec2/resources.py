@@ -12,7 +12,7 @@ import botocore.exceptions
 import yaml
 from pydantic import Field, ValidationError
 
-from infra.ec2.aws import Clients
+from infra.ec2.aws import Clients, code_of
 from infra.ec2.budget import HOUR_SECONDS
 from infra.ec2.catalog import TYPES, hourly_usd, quota_code, types_for
 from infra.ec2.spec import Candidate, Market, Spec, Stopping
@@ -170,32 +170,45 @@ def missing_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> list[dict
     return found
 
 
-def within_quotas(clients: Clients, wanted: tuple[Candidate, ...]) -> tuple[tuple[Candidate, ...], list[str]]:
-    """Candidates whose quota holds one instance, and a line on every quota that is too small for another.
+def within_quotas(
+    clients: Clients, wanted: tuple[Candidate, ...]
+) -> tuple[tuple[Candidate, ...], list[str], list[str]]:
+    """(candidates whose quota holds one instance, a line on every quota that is too small, one on every quota that was not read).
 
-    A quota that cannot be read (no permission, no answer) forbids nothing: EC2 itself has the last word.
+    A quota that cannot be read (no permission, no answer) forbids nothing: EC2 itself has the last word. A region that does
+    not answer is asked once, so nobody waits for each of its quotas.
     """
     have: dict[tuple[str, str], float] = {}
-    kept, short = [], {}
+    silent: dict[str, str] = {}
+    kept, short, unread = [], {}, {}
     for item in wanted:
         kind = TYPES[item.instance_type]
-        code = quota_code(item.instance_type, item.market)
-        if (code, item.region) not in have:
-            have[code, item.region] = _quota(clients, code, item.region)
-        if have[code, item.region] >= kind.vcpus:
+        code, region = quota_code(item.instance_type, item.market), item.region
+        if (code, region) not in have:
+            why = silent.get(region, "")
+            if not why:
+                have[code, region], why, answered = _quota(clients, code, region)
+                if not answered:
+                    silent[region] = why
+            if why:
+                have[code, region] = math.inf
+                unread[code, region] = f"quota {code} in {region} was not read ({why}): EC2 decides"
+        if have[code, region] >= kind.vcpus:
             kept.append(item)
         else:
-            short[code, item.region, item.instance_type] = (
-                f"quota {code} in {item.region} is {have[code, item.region]:g} vCPUs, "
+            short[code, region, item.instance_type] = (
+                f"quota {code} in {region} is {have[code, region]:g} vCPUs, "
                 f"{item.instance_type} ({item.market}) needs {kind.vcpus}"
             )
-    return tuple(kept), list(short.values())
+    return tuple(kept), list(short.values()), list(unread.values())
 
 
-def _quota(clients: Clients, code: str, region: str) -> float:
-    """vCPUs; infinite if the service does not say."""
+def _quota(clients: Clients, code: str, region: str) -> tuple[float, str, bool]:
+    """(vCPUs, why they are not known, whether the service answered)."""
     try:
         answer = clients.quick("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)
-    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
-        return math.inf
-    return float(answer["Quota"]["Value"])
+    except botocore.exceptions.ClientError as error:
+        return math.inf, code_of(error), True
+    except botocore.exceptions.BotoCoreError as error:
+        return math.inf, code_of(error), False
+    return float(answer["Quota"]["Value"]), "", True

@@ -22,6 +22,7 @@ from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import TYPES
 from infra.ec2.controller import Controller
+from infra.ec2.environments import environment_of
 from infra.ec2.follower import Follower
 from infra.ec2.outputs import SMALL_FILE_BYTES, OutputsGoneError, outputs_of, still_there, take_outputs
 from infra.ec2.reducer import State
@@ -176,7 +177,7 @@ class Ec2Runner:
 
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
-        possible, short = within_quotas(self._clients, candidates(request))
+        possible, short, unread = within_quotas(self._clients, candidates(request))
         if not possible:
             raise InfraError(
                 f"{spec.stage} was not started: {'; '.join(short)}. Ask for more (Service Quotas in the AWS console), or change "
@@ -184,17 +185,21 @@ class Ec2Runner:
             )
         for line in short:
             logger.warning("%s: not tried: %s", spec.stage, line)
+        for line in unread:
+            logger.warning("%s: tried all the same: %s", spec.stage, line)
         self._send_inputs(spec, facts)
+        environment = environment_of(facts.parameters)
         work = dvc.stage_work(spec.stage, self._bucket)
         work["files"] |= dvc.lock_without(spec.root, spec.stage)
         work |= {
+            "install": environment.install,
             "code": upload_code(store, spec.root),
             "state_folder": facts.state_folder,
             "secrets": request.secrets,
             "gpus": 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1),
         }
         if self._account.wheelhouse:
-            work["wheelhouse"] = share_wheelhouse(store, spec.root, spec.environment)
+            work["wheelhouse"] = share_wheelhouse(store, spec.root, environment, spec.environment)
         return RunSpec(
             run_id=store.run_id,
             stage=spec.stage,
@@ -203,6 +208,7 @@ class Ec2Runner:
             bucket_region=self._account.bucket_region,
             candidates=possible,
             not_tried=tuple(short),
+            unknown=tuple(unread),
             nodes=request.nodes,
             budget_usd=request.budget_usd,
             image_parameter=self._account.image_parameter,

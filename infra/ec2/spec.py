@@ -79,6 +79,7 @@ class RunSpec(Spec):
     bucket_region: str = Field(description="Its region.")
     candidates: tuple[Candidate, ...] = Field(min_length=1, description="Tried in this order.")
     not_tried: tuple[str, ...] = Field(default=(), description="Why others that were asked for are none, in words.")
+    unknown: tuple[str, ...] = Field(default=(), description="Quotas that could not be read before, and why.")
     nodes: int = Field(default=1, ge=1, le=1, description="Instances; more than one is not built yet.")
     budget_usd: float = Field(gt=0, description="What all attempts together may cost.")
     image_parameter: str = Field(description="SSM parameter that names the machine image.")

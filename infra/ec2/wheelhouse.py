@@ -1,7 +1,7 @@
-"""The locked environment as one file: wheels of the project's requirements at the versions of constraints.txt, made once per lock.
+"""A locked environment as one file: wheels of what a stage needs at the versions of its lock, made once per lock.
 
     shared/wheelhouse/<lock>.json     {"key", "sha256"} of the tar; written last, so what it names is whole
-    <lock>                            sha256 of constraints.txt, the requirements, Python's version and the platform
+    <lock>                            sha256 of the lock file, the requirements, Python's version and the platform
 
 A node installs it without any package index (`node/prepare.py`): equal locks give equal environments, also in a year.
 """
@@ -14,48 +14,42 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from infra.ec2.environments import VLLM, Environment
 from infra.ec2.node.bucket import file_digest
 from infra.ec2.spec import digest
 from infra.ec2.store import RunStore
 from infra.errors import InfraError
 
-EXTRAS = ("train", "aws")
 FOLDER = "shared/wheelhouse"
 
 
-def requirements(root: Path) -> list[str]:
-    """What a stage on a node needs: the project's dependencies and these extras, not the project itself, which comes as code."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project.get("optional-dependencies", {})
-    return [*project.get("dependencies", []), *(word for name in EXTRAS for word in extras.get(name, []))]
-
-
-def lock_hash(root: Path) -> str:
+def lock_hash(root: Path, environment: Environment) -> str:
     """Equal for equal environments."""
-    constraints = (root / "constraints.txt").read_text(encoding="utf-8")
+    versions = (root / environment.lock).read_text(encoding="utf-8")
     machine = [platform.system(), platform.machine(), platform.python_version_tuple()[:2]]
-    return digest([constraints, requirements(root), machine])
+    return digest([versions, environment.requirements(root), machine])
 
 
-def share_wheelhouse(store: RunStore, root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def share_wheelhouse(
+    store: RunStore, root: Path, environment: Environment, variables: Mapping[str, str]
+) -> dict[str, str]:
     """The `wheelhouse` of boot.json; built and uploaded if there is none for this lock yet.
 
-    Wheels come from where pip takes them here. Raises InfraError where the wheels would not fit a node, or pip fails.
+    Wheels come from where pip takes them here. variables: pip's. Raises InfraError where the wheels would not fit a node, or pip fails.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise InfraError(
             f"wheels made on {platform.system()} {platform.machine()} do not run on the nodes: launch from Linux on x86-64, or set "
             "account.wheelhouse to false in infra/resources.yaml, so that nodes install the project from an index."
         )
-    record = f"{FOLDER}/{lock_hash(root)}.json"
+    record = f"{FOLDER}/{lock_hash(root, environment)}.json"
     if (known := store.read_shared(record)) is not None:
         return dict(json.loads(known))
     with tempfile.TemporaryDirectory(prefix="wheelhouse-") as temporary:
-        archive = _build(root, Path(temporary), environment)
+        archive = _build(root, Path(temporary), environment, variables)
         sha256 = file_digest(archive)[0]
         made = {"key": f"{FOLDER}/{sha256}.tar", "sha256": sha256}
         store.share_file(made["key"], archive)
@@ -63,21 +57,26 @@ def share_wheelhouse(store: RunStore, root: Path, environment: Mapping[str, str]
     return made
 
 
-def _build(root: Path, folder: Path, environment: Mapping[str, str]) -> Path:
+def _build(root: Path, folder: Path, environment: Environment, variables: Mapping[str, str]) -> Path:
     wheels, listed = folder / "wheels", folder / "requirements.txt"
     wheels.mkdir()
-    listed.write_text("\n".join(requirements(root)) + "\n", encoding="utf-8")
-    words = ["--wheel-dir", str(wheels), "-c", str(root / "constraints.txt"), "-r", str(listed)]
+    listed.write_text("\n".join(environment.requirements(root)) + "\n", encoding="utf-8")
+    words = ["--wheel-dir", str(wheels), "-c", str(root / environment.lock), "-r", str(listed)]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", *words],
-        env=dict(environment),
+        env=dict(variables),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
         raise InfraError(
-            f"the wheelhouse for {root / 'constraints.txt'} could not be made: {done.stderr.strip()[-1500:]}"
+            f"the wheelhouse for {root / environment.lock} could not be made: {done.stderr.strip()[-1500:]}"
+        )
+    if environment is VLLM and (built := [path.name for path in wheels.glob("torch-*+cpu*")]):
+        raise InfraError(
+            f"pip takes {built[0]} here, and vLLM on a node wants torch for CUDA: launch from where pip takes that (PIP_INDEX_URL, "
+            "PIP_FIND_LINKS), or set account.wheelhouse to false in infra/resources.yaml."
         )
     archive = folder / "wheelhouse.tar"
     with tarfile.open(archive, "w") as tar:

@@ -21,7 +21,13 @@ STATE = State(
     history=("attempt 1: spot-g5.xlarge-us-east-1a i-1 interrupted", "attempt 2: spot-g5.xlarge-us-east-1b i-2 succeeded"),
     passed_over=("attempt 2: spot-g5.xlarge-us-east-1a: InsufficientInstanceCapacity",),
 )  # fmt: skip
-RUN = run_spec(stage=STAGE, fingerprint=FINGERPRINT, work={"state_folder": FOLDER}, not_tried=("quota L-1 is 0",))
+RUN = run_spec(
+    stage=STAGE,
+    fingerprint=FINGERPRINT,
+    work={"state_folder": FOLDER},
+    not_tried=("quota L-1 is 0",),
+    unknown=("quota L-2 was not read",),
+)
 
 
 def measured(*steps, time_ms):
@@ -73,6 +79,7 @@ def test_the_page_tells_attempts_what_was_not_taken_and_who_goes_on():
     for line in ("**succeeded**", "| attempt 1 | spot-g5.xlarge-us-east-1a i-1 interrupted |", "- quota L-1 is 0"):
         assert line in page
     assert "InsufficientInstanceCapacity" in page
+    assert page.index("Not known when it began:") < page.index("- quota L-2 was not read")
     assert "adopt" not in page
     lost = page_of(RUN, replace(STATE, phase="watching", outcome="", message="the credentials have expired"))
     assert "**watching** the credentials have expired" in lost

@@ -21,6 +21,7 @@ from flows.stage_state import KEEP_RECORDS, KEEP_WHOLE, open_state, without_abso
 from infra.settings import TELEMETRY_OFF
 from stages.common.config import Section
 from stages.common.errors import EnvironmentFailureError, InputError
+from tests.integration.tree import copy_project
 
 PROJECT = Path(__file__).parents[2]
 DVC_YAML = """\
@@ -369,3 +370,37 @@ def test_another_dvc_stage_variable_means_nothing_without_dvc() -> None:
     process = start(WAITS.replace("BLOCK", "print('done')"), env=environment)
     assert process.communicate(timeout=30)[0] == "ready\ndone\n"
     assert process.returncode == 0
+
+
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Node(PathFinder):  # as if they were not installed: whoever looks for them finds nothing
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        found = name.partition(".")[0] in {"prefect", "mlflow", "moto"}
+        return None if found else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Node
+for name in ("prefect", "mlflow"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    sys.exit(f"{name} is here all the same")
+from flows.stage import main
+sys.exit(main(["base_model"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_runs_where_only_what_a_node_with_vllm_has_can_be_imported(tmp_path):
+    tree = copy_project(tmp_path / "longfuse")
+    write_params(tree / "params.yaml", profile_params("plumbing"))
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tree / "outputs/base_model/data/model/model.safetensors").is_file()

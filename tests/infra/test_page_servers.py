@@ -1,12 +1,16 @@
 """Servers of a tree: shared by their holders, gone with the last one. A small HTTP server stands for the big ones."""
 
+import json
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urljoin
 
 import psutil
 import pytest
@@ -140,6 +144,16 @@ def test_real_servers_start_and_stop(tmp_path, make_spec):
     with hold(spec) as server:
         server.wait_until_healthy()
     wait_for(lambda: not server.is_alive())
+
+
+@pytest.mark.slow
+def test_the_page_of_a_prefect_server_asks_that_server_whoever_has_the_usual_port(tmp_path):
+    spec = replace(prefect_spec(load_settings(tmp_path, {})), preferred_port=free_port(0))
+    with hold(spec) as server:
+        server.wait_until_healthy()
+        with urllib.request.urlopen(f"{server.address}/ui-settings", timeout=30) as answer:
+            asked = json.loads(answer.read())["api_url"]
+        assert urljoin(server.address, asked) == f"{server.address}/api"
 
 
 SILENT = SMALL.replace("import http", "import socket, http").replace(

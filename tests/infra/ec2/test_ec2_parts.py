@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from infra.ec2.aws import Clients, ErrorClass, classify
 from infra.ec2.bundle import upload_code
 from infra.ec2.catalog import QUOTA_CODES, TYPES, types_for
+from infra.ec2.environments import TRAIN, VLLM
 from infra.ec2.launch import build_request
 from infra.ec2.reaper import ReapError, reap
 from infra.ec2.resources import Account, Request, candidates, load_resources, missing_quotas, within_quotas
@@ -228,24 +229,110 @@ def test_a_quota_that_is_too_small_is_named(cloud):
 
 def test_candidates_whose_quota_is_too_small_are_not_tried_and_an_unknown_quota_forbids_nothing(cloud):
     wanted = candidates(Request(accelerator="H100:8", markets=("spot", "on-demand"), zones=("a",), budget_usd=1))
-    assert within_quotas(Clients(), wanted) == (wanted, [])
+    assert within_quotas(Clients(), wanted) == (wanted, [], [])
     cloud.set_quota("L-417A185B", 191.0)
-    kept, short = within_quotas(Clients(), wanted)
+    kept, short, _ = within_quotas(Clients(), wanted)
     cloud.set_quota("L-417A185B", 384.0)
     assert {item.market for item in kept} == {"spot"}
     assert short[0] == "quota L-417A185B in us-east-1 is 191 vCPUs, p5.48xlarge (on-demand) needs 192"
     number = cloud.fault(Rule(service="servicequotas", error="AccessDeniedException", status=400))
     try:
-        assert within_quotas(Clients(), wanted) == (wanted, [])
+        assert within_quotas(Clients(), wanted) == (
+            wanted,
+            [],
+            [
+                f"quota {code} in us-east-1 was not read (AccessDeniedException): EC2 decides"
+                for code in ("L-C4BD4855", "L-417A185B")
+            ],
+        )
         assert cloud.hits(number) == 2
     finally:
         cloud.clear(number)
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ({"effect": "delay", "seconds": 3.0}, "ReadTimeoutError"),
+        ({"effect": "lose_request"}, "ConnectionClosedError"),
+    ],
+)
+def test_a_service_of_quotas_that_does_not_answer_is_asked_once_in_a_region_and_told_in_the_runs_history(
+    cloud, tmp_path, monkeypatch, caplog, kind, why
+):
+    class Hasty(Clients):
+        def quick(self, service, region):
+            return self._client(service, region, 2, connect_seconds=1, read_seconds=1)
+
+    monkeypatch.setattr("infra.ec2.runner.Clients", Hasty)
+    monkeypatch.setattr("infra.ec2.runner.dvc.push_inputs", lambda *given: None)
+    monkeypatch.setattr("infra.ec2.runner.upload_code", lambda *given: {"commit": "c", "dirty": False})
+    request = Request(accelerator="H100:8", markets=("spot", "on-demand"), zones=("a",), budget_usd=1)
+    runner = Ec2Runner(
+        Account(bucket=cloud.bucket, image_parameter="/image", wheelhouse=False),
+        lambda stage: request,
+        lambda stage: None,
+    )
+    facts = StageFacts(
+        fingerprint="f" * 64, command="true", inputs={}, parameters={}, upstream=(), state_folder="state"
+    )
+    store = RunStore(Clients(), cloud.bucket, "us-east-1", f"silent-{kind['effect'].replace('_', '-')}")
+    number = cloud.fault(Rule(service="servicequotas", **kind))
+    try:
+        run = runner._new(JobSpec(stage="sft", root=tmp_path, environment={}), facts, store)
+        assert cloud.hits(number) == 2  # the two attempts of one call; the other quota of the region is not waited for
+    finally:
+        cloud.clear(number)
+    assert (run.candidates, run.not_tried) == (candidates(request), ())
+    assert run.unknown == tuple(
+        f"quota {code} in us-east-1 was not read ({why}): EC2 decides" for code in ("L-C4BD4855", "L-417A185B")
+    )
+    assert [f"sft: tried all the same: {line}" for line in run.unknown] == [
+        item.getMessage() for item in caplog.records
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "environment", "install"),
+    [
+        ("vllm", VLLM, ["-r", "constraints-vllm.txt"]),
+        ("transformers", TRAIN, ["-c", "constraints.txt", "-e", ".[train,aws]"]),
+    ],
+)
+def test_a_job_is_given_the_environment_of_its_engine(cloud, tmp_path, monkeypatch, kind, environment, install):
+    shared = []
+    monkeypatch.setattr("infra.ec2.runner.dvc.push_inputs", lambda *given: None)
+    monkeypatch.setattr("infra.ec2.runner.upload_code", lambda *given: {"commit": "c", "dirty": False})
+    monkeypatch.setattr(
+        "infra.ec2.runner.share_wheelhouse", lambda store, root, named, _: shared.append(named) or {"key": "k"}
+    )
+    request = Request(accelerator="cpu", zones=("a",), budget_usd=1)
+    runner = Ec2Runner(
+        Account(bucket=cloud.bucket, image_parameter="/image"), lambda stage: request, lambda stage: None
+    )
+    facts = StageFacts(
+        fingerprint="f" * 64,
+        command="true",
+        inputs={},
+        parameters={"seed": 1, "train": {"engine": {"kind": kind}}},
+        upstream=(),
+        state_folder="state",
+    )
+    store = RunStore(Clients(), cloud.bucket, "us-east-1", f"environment-{kind}")
+    run = runner._new(JobSpec(stage="rl@stage1", root=tmp_path, environment={}), facts, store)
+    assert shared == [environment]
+    assert (run.work["install"], run.work["wheelhouse"]) == (install, {"key": "k"})
+
+
+def test_the_service_of_quotas_is_given_up_soon():
+    options = Clients().quick("service-quotas", "us-east-1").meta.config
+    assert (options.connect_timeout, options.read_timeout, options.retries["total_max_attempts"]) == (3, 10, 2)
+
+
 def test_spot_quotas_of_p4_and_p5_are_two(cloud):
     wanted = candidates(Request(accelerator="A100:8", markets=("spot",), zones=("a",), budget_usd=1))
     cloud.set_quota("L-C4BD4855", 0.0)
-    assert within_quotas(Clients(), wanted) == (wanted, [])
+    assert within_quotas(Clients(), wanted) == (wanted, [], [])
     cloud.set_quota("L-C4BD4855", 384.0)
     cloud.set_quota("L-7212CCBC", 0.0)
     assert within_quotas(Clients(), wanted)[0] == ()
