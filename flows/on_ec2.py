@@ -130,5 +130,6 @@ def stage_facts(root: Path, params: Mapping[str, Any], stage: str) -> StageFacts
         inputs=md5s,
         parameters=found.parameters,
         upstream=found.upstream,
+        outputs=tuple(out.path for out in found.outs),
         state_folder=state_folder(root, stage).relative_to(root).as_posix() + f"/{fingerprint}",
     )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,13 +151,14 @@ def merge_lock(
     text: str,
     *,
     inputs: Mapping[str, str | None],
+    outputs: Collection[str],
     parameters: Mapping[str, Any],
     command: str,
 ) -> None:
     """Put a job's entry into dvc.lock, if it is about the very command, inputs and parameters that were sent.
 
-    inputs: path -> md5 of the stage's dependencies here. parameters: dotted key of params.yaml -> value. Nothing else of
-    dvc.lock changes, and nothing of it is lost that DVC writes meanwhile. Raises LockMismatchError.
+    inputs: path -> md5 of the stage's dependencies here. outputs: its paths; what lies there is replaced afterwards, so a job
+    names no others. parameters: dotted key of params.yaml -> value. Nothing else of dvc.lock changes, and nothing of it is lost that DVC writes meanwhile. Raises LockMismatchError.
     """
     entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage)
     if entry is None:
@@ -169,6 +170,11 @@ def merge_lock(
     if different:
         raise LockMismatchError(
             f"the job of {stage} read other inputs than there are here: {', '.join(different[:5])}."
+        )
+    written = {str(out.get("path")) for out in entry.get("outs", [])}
+    if written != set(outputs):
+        raise LockMismatchError(
+            f"the job of {stage} wrote other outputs than the stage has: {', '.join(sorted(written ^ set(outputs))[:5])}."
         )
     used = {key: value for values in entry.get("params", {}).values() for key, value in values.items()}
     used, sent = _plain(used), _plain(dict(parameters))

@@ -49,6 +49,7 @@ class StageFacts:
     inputs: Mapping[str, str | None]  # path -> md5, as they are here
     parameters: Mapping[str, Any]  # dotted key of params.yaml -> value
     upstream: tuple[str, ...]  # stages whose outputs it reads
+    outputs: tuple[str, ...]  # paths that it writes
     state_folder: str  # below the project
 
 
@@ -282,6 +283,7 @@ class Ec2Runner:
             stage,
             result["files"]["dvc.lock"],
             inputs=facts.inputs,
+            outputs=facts.outputs,
             parameters=facts.parameters,
             command=facts.command,
         )

@@ -48,7 +48,9 @@ def track(settings, chunks):
     told = JobTracking(
         settings.model_copy(update={"parent_run": parent}), profile_params("plumbing"), tracker.tag_stage
     )
-    facts = StageFacts(fingerprint=FINGERPRINT, command="c", inputs={}, parameters={}, upstream=(), state_folder=FOLDER)
+    facts = StageFacts(
+        fingerprint=FINGERPRINT, command="c", inputs={}, parameters={}, upstream=(), outputs=(), state_folder=FOLDER
+    )
     tracker.stage_started(STAGE)
     for chunk in chunks:
         told.take(STAGE, facts, chunk)

@@ -88,7 +88,7 @@ def test_the_pages_have_an_adopted_run_whole(root, simulated, monkeypatch):  # n
             collecting.model_copy(update={"parent_run": parent}), profile_params("plumbing"), tracker.tag_stage
         )
         facts = StageFacts(
-            fingerprint=FINGERPRINT, command="c", inputs={}, parameters={}, upstream=(), state_folder=folder
+            fingerprint=FINGERPRINT, command="c", inputs={}, parameters={}, upstream=(), outputs=(), state_folder=folder
         )
         tracker.stage_started(STAGE)
         controller = desk.make(on_metrics=lambda data: told.take(STAGE, facts, data))

@@ -274,7 +274,7 @@ def test_a_service_of_quotas_that_does_not_answer_is_asked_once_in_a_region_and_
         lambda stage: None,
     )
     facts = StageFacts(
-        fingerprint="f" * 64, command="true", inputs={}, parameters={}, upstream=(), state_folder="state"
+        fingerprint="f" * 64, command="true", inputs={}, parameters={}, upstream=(), outputs=(), state_folder="state"
     )
     store = RunStore(Clients(), cloud.bucket, "us-east-1", f"silent-{kind['effect'].replace('_', '-')}")
     number = cloud.fault(Rule(service="servicequotas", **kind))
@@ -316,6 +316,7 @@ def test_a_job_is_given_the_environment_of_its_engine(cloud, tmp_path, monkeypat
         inputs={},
         parameters={"seed": 1, "train": {"engine": {"kind": kind}}},
         upstream=(),
+        outputs=(),
         state_folder="state",
     )
     store = RunStore(Clients(), cloud.bucket, "us-east-1", f"environment-{kind}")
@@ -346,7 +347,13 @@ def test_a_stage_that_no_quota_holds_is_refused_before_anything_is_sent(cloud, t
         Account(bucket=cloud.bucket, image_parameter="/image"),
         lambda stage: Request(accelerator="H100:8", markets=("on-demand",), zones=("a",), budget_usd=1),
         lambda stage: StageFacts(
-            fingerprint="f" * 64, command="true", inputs={}, parameters={}, upstream=(), state_folder="state"
+            fingerprint="f" * 64,
+            command="true",
+            inputs={},
+            parameters={},
+            upstream=(),
+            outputs=(),
+            state_folder="state",
         ),
     )
     cloud.set_quota("L-417A185B", 0.0)

@@ -36,7 +36,7 @@ def root(tmp_path):
 
 
 def merge(root, stage="b", entry=ENTRY, **changes):
-    sent = {"inputs": {"in": "1"}, "parameters": PARAMETERS, "command": "python b", **changes}
+    sent = {"inputs": {"in": "1"}, "outputs": ["o"], "parameters": PARAMETERS, "command": "python b", **changes}
     merge_lock(root, stage, yaml.safe_dump({"stages": {"b": entry}}), **sent)
 
 
@@ -49,6 +49,8 @@ def stages(root):
     [
         ({"inputs": {"in": "9"}}, "other inputs.*in"),
         ({"inputs": {"in": "1", "too": "1"}}, "other inputs.*too"),
+        ({"outputs": ["o", "p"]}, "other outputs.*p"),
+        ({"entry": {**ENTRY, "outs": [*ENTRY["outs"], {"path": "../home", "md5": "3"}]}}, r"other outputs.*\.\./home"),
         ({"command": "python c"}, "asked for was"),
         ({"parameters": {**PARAMETERS, "rl.steps": 4}}, "other parameters.*rl.steps"),
         ({"parameters": {**PARAMETERS, "rl.kind": None}}, "other parameters.*rl.kind"),
@@ -74,7 +76,7 @@ def test_a_small_number_as_dvc_writes_it_is_a_number_and_stays_one_for_dvc(root)
     text = (
         "stages: {b: {cmd: python b, deps: [{path: in, md5: '1'}], params: {params.yaml: {rate: 2e-05, all: [1e-3]}}}}"
     )
-    sent = {"inputs": {"in": "1"}, "command": "python b"}
+    sent = {"inputs": {"in": "1"}, "outputs": [], "command": "python b"}
     with pytest.raises(LockMismatchError, match="rate"):
         merge_lock(root, "b", text, parameters={"rate": 3e-05, "all": [0.001]}, **sent)
     merge_lock(root, "b", text, parameters={"rate": 2e-05, "all": [0.001]}, **sent)
