@@ -50,8 +50,9 @@ def open_runner(
     require_ec2(request.on)
     from flows.job_tracking import JobTracking
     from infra.ec2.resources import load_resources
-    from infra.ec2.runner import Ec2Runner, SplitRunner
+    from infra.ec2.runner import Ec2Runner
     from infra.ec2.spec import Rhythm
+    from infra.split_runner import SplitRunner
 
     resources = load_resources()
     profile = str(params.get("profile", ""))

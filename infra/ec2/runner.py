@@ -6,7 +6,6 @@ already, or its result; nothing is launched twice for the same inputs.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,17 +15,18 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, Queue
 from typing import Any
 
-from infra.bucket_outputs import BucketOutput, in_words, is_current, recorded
+from infra.bucket_outputs import BucketOutput, in_words
 from infra.ec2 import dvc
 from infra.ec2.aws import AwsError, Clients
 from infra.ec2.bundle import upload_code
-from infra.ec2.catalog import TYPES
 from infra.ec2.controller import Controller
 from infra.ec2.environments import environment_of
 from infra.ec2.follower import Follower
-from infra.ec2.outputs import SMALL_FILE_BYTES, OutputsGoneError, outputs_of, still_there, take_outputs
+from infra.ec2.inputs import send_inputs
+from infra.ec2.outputs import SMALL_FILE_BYTES, OutputsGoneError, outputs_of, take_outputs
 from infra.ec2.reducer import State
 from infra.ec2.resources import Account, Request, candidates, stopping, within_quotas
+from infra.ec2.run_record import write_record
 from infra.ec2.spec import Rhythm, RunSpec
 from infra.ec2.store import LeaseLostError, RunStore
 from infra.ec2.wheelhouse import share_wheelhouse
@@ -146,36 +146,6 @@ class Ec2Runner:
     def _outputs(self, stage: str, lock_text: str) -> list[BucketOutput]:
         return outputs_of(self._clients, self._bucket, self._account.bucket_region, stage, lock_text)
 
-    def _send_inputs(self, spec: JobSpec, facts: StageFacts) -> None:
-        """What lies in this bucket only is there already, and looked for; what lies in another one comes by way of this machine."""
-        away: set[str] = set()
-        for output in recorded(spec.root).values():
-            if output.stage not in facts.upstream or not is_current(spec.root, output):
-                continue
-            names = output.absent(spec.root)
-            if not names:
-                continue
-            if output.bucket != self._bucket:
-                self._bring(spec, output)
-            elif still_there(self._clients, output, names):
-                away.add(output.stage)
-            else:
-                raise InfraError(
-                    f"{spec.stage} reads {output.path} of {output.stage}, which s3://{self._bucket} does not hold any more. "
-                    "Run `longfuse run --on ec2` again: it makes it anew."
-                )
-        here = [stage for stage in facts.upstream if stage not in away]
-        dvc.push_inputs(spec.root, spec.environment, self._bucket, here)
-
-    def _bring(self, spec: JobSpec, output: BucketOutput) -> None:
-        try:
-            dvc.pull(spec.root, spec.environment, output.bucket, [output.path])
-        except InfraError as error:
-            raise InfraError(
-                f"{spec.stage} reads {output.path} of {output.stage}, which lies in s3://{output.bucket} and has to come here to go "
-                f"to s3://{self._bucket}, and did not: {error}\n`longfuse jobs pull {output.stage}` fetches it."
-            ) from None
-
     def _new(self, spec: JobSpec, facts: StageFacts, store: RunStore) -> RunSpec:
         request = self._request(spec.stage)
         possible, short, unread = within_quotas(self._clients, candidates(request))
@@ -188,7 +158,7 @@ class Ec2Runner:
             logger.warning("%s: not tried: %s", spec.stage, line)
         for line in unread:
             logger.warning("%s: tried all the same: %s", spec.stage, line)
-        self._send_inputs(spec, facts)
+        send_inputs(self._clients, self._bucket, spec, facts.upstream)
         environment = environment_of(facts.parameters)
         work = dvc.stage_work(spec.stage, self._bucket)
         work["files"] |= dvc.lock_without(spec.root, spec.stage)
@@ -290,37 +260,8 @@ class Ec2Runner:
         for output in take_outputs(self._clients, root, job.spec.environment, outputs, self._small_file_bytes):
             size = in_words(output.bytes_of(output.absent(root)))
             on_line(f"{output.path}: {size} stay in s3://{output.bucket}; `longfuse jobs pull {stage}` fetches them")
-        self._record(job, result)
-
-    def _record(self, job: Ec2Job, result: Mapping[str, Any]) -> None:
-        """The stage's run.json, as a stage that runs here leaves it: where it ran, how long and for how much."""
         assert job.final is not None
-        path = job.spec.root / job.facts.state_folder / "run.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("ec2_run") == job.run.run_id:
-            return  # its result was taken before: it cost nothing more
-        used = job.run.candidates[job.final.candidate]
-        kind = TYPES[used.instance_type]
-        code = job.run.work["code"]  # what the node ran; the tree here may have gone on since
-        record = {
-            "stage": job.spec.stage,
-            "fingerprint": job.facts.fingerprint,
-            "commit": code["commit"],
-            "dirty": code["dirty"],
-            "seconds": result["seconds"],  # of the attempt that succeeded, on its instance
-            "machine": {
-                "cpu": f"EC2 {used.instance_type} ({used.market}, {used.zone})",
-                "image": job.final.image,
-                "cpus": kind.vcpus,
-                "gpus": [kind.gpu] * kind.gpus if kind.gpu else [],
-            },
-            "cost_usd": round(job.final.spent_usd, 4),  # of all attempts, estimated
-            "ec2_run": job.run.run_id,
-            "attempts": list(job.final.history),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_record(root / facts.state_folder / "run.json", job.run, job.final, result["seconds"])
 
     def cancel(self, job: Ec2Job) -> None:
         """See Runner.cancel: the run's instances are gone when it returns, or end by their own timers."""
@@ -354,31 +295,3 @@ def _tell(whom: Callable[..., None], *words: Any) -> None:
         whom(*words)
     except Exception as error:  # a full disk, a store that does not answer  # noqa: BLE001
         logger.warning("a run on EC2 was not told of: %s: %s", type(error).__name__, error)
-
-
-class SplitRunner:
-    """Some stages on EC2, the others here. `elsewhere` tells which."""
-
-    def __init__(self, here: Any, there: Any, elsewhere: Callable[[str], bool]) -> None:
-        self._here = here
-        self._there = there
-        self._elsewhere = elsewhere
-
-    def submit(self, spec: JobSpec) -> tuple[Any, Any]:
-        """See Runner.submit."""
-        runner = self._there if self._elsewhere(spec.stage) else self._here
-        return runner, runner.submit(spec)
-
-    def wait(self, job: tuple[Any, Any], on_line: OnLine) -> JobResult:
-        """See Runner.wait."""
-        result: JobResult = job[0].wait(job[1], on_line)
-        return result
-
-    def cancel(self, job: tuple[Any, Any]) -> None:
-        """See Runner.cancel."""
-        job[0].cancel(job[1])
-
-    def cancel_all(self, *, at_once: bool = False) -> None:
-        """See Runner.cancel_all."""
-        self._there.cancel_all(at_once=at_once)
-        self._here.cancel_all(at_once=at_once)

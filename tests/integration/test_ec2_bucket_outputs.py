@@ -16,12 +16,13 @@ from flows.yaml_io import read_yaml
 from infra.bucket_outputs import recorded
 from infra.ec2.outputs import object_key
 from infra.ec2.resources import Request, load_resources
-from infra.ec2.runner import Ec2Runner, SplitRunner
+from infra.ec2.runner import Ec2Runner
 from infra.ec2.spec import Rhythm
 from infra.errors import InfraError
 from infra.jobs import JobSpec, Outcome
 from infra.local import LocalRunner
 from infra.settings import child_environment, load_settings
+from infra.split_runner import SplitRunner
 from stages.common.errors import ConfigError, InputError
 from tests.diamond_project import make_project, set_params, value_of
 from tests.infra.sim.lab import client

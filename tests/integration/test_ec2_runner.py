@@ -16,7 +16,7 @@ from flows.on_ec2 import account_of, stage_facts
 from flows.yaml_io import read_yaml
 from infra.ec2.aws import Clients
 from infra.ec2.resources import Request, load_resources
-from infra.ec2.runner import Ec2Runner, SplitRunner
+from infra.ec2.runner import Ec2Runner
 from infra.ec2.spec import Rhythm
 from infra.errors import StageFailedError
 from infra.jobs import JobSpec, Outcome
@@ -24,6 +24,7 @@ from infra.local import LocalRunner
 from infra.provenance import source_state
 from infra.settings import child_environment, load_settings
 from infra.sim.faults import Rule
+from infra.split_runner import SplitRunner
 from tests.diamond_project import make_project, set_params, value_of
 from tests.infra.sim.lab import client
 
