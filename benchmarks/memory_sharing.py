@@ -4,7 +4,8 @@ G trajectories over one document with the scripted engine, every member with mem
 trainer packs of them, against one sequence per turn. What depends on lengths only: no weights are used.
 
 --timed: the same requests, turn after turn for all members, given to the engine (--engine vllm; the prefix cache is emptied before
-each run, replies of --turn-tokens), and forward and backward passes over the packed rows. Order A-B-B-A.
+each run, replies of --turn-tokens), and forward and backward passes over the packed rows. Order A-B-B-A; wall time and, for a CPU
+that others use too, processor time.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def sharing(arguments: argparse.Namespace, model: Path, lengths: Lengths, folder
 
 def _rollout_times(
     arguments: argparse.Namespace, model: Path, lengths: Lengths, groups: dict[str, RolloutGroup]
-) -> dict[str, list[float]]:
+) -> dict[str, list[tuple[float, float]]]:
     engine = open_engine(
         arguments.engine, model, arguments.dtype, arguments.window or lengths.window, arguments.gpu_memory
     )
@@ -90,7 +91,7 @@ def _rollout_times(
     return times
 
 
-def _training_times(model: Path, dtype: str, groups: dict[str, RolloutGroup]) -> dict[str, list[float]]:
+def _training_times(model: Path, dtype: str, groups: dict[str, RolloutGroup]) -> dict[str, list[tuple[float, float]]]:
     import torch
 
     from stages.rl.batch import Batch, turn_weights
@@ -119,16 +120,16 @@ def _training_times(model: Path, dtype: str, groups: dict[str, RolloutGroup]) ->
 
 def _there_and_back(
     groups: dict[str, RolloutGroup], work: Callable[[RolloutGroup], None], before: Callable[[], None] = lambda: None
-) -> dict[str, list[float]]:
-    """Seconds of `work` on the groups in the order A-B-B-A, by name, after a run on the first that is not counted."""
+) -> dict[str, list[tuple[float, float]]]:
+    """(wall, processor) seconds of `work` in the order A-B-B-A, by name, after a run on the first that is not counted."""
     names = list(groups)
     work(groups[names[0]])
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for name in [*names, *reversed(names)]:
         before()
-        started = time.perf_counter()
+        wall, busy = time.perf_counter(), time.process_time()
         work(groups[name])
-        seconds[name].append(time.perf_counter() - started)
+        seconds[name].append((time.perf_counter() - wall, time.process_time() - busy))
     return seconds
 
 
@@ -169,5 +170,7 @@ def show_sharing(found: dict[str, Any]) -> list[str]:
     ]
     for order, row in found["orders"].items():
         for part, seconds in row.get("seconds", {}).items():
-            lines.append(f"{order}: {part} {statistics.mean(seconds):.2f} s ({', '.join(f'{s:.2f}' for s in seconds)})")
+            for name, values in zip(("wall", "processor"), zip(*seconds, strict=True), strict=True):
+                each = ", ".join(f"{value:.2f}" for value in values)
+                lines.append(f"{order}: {part}, {name} {statistics.mean(values):.2f} s ({each})")
     return lines
