@@ -31,10 +31,10 @@ def main(folder: Path) -> None:
         os.environ.update(cloud.environment)
         store = RunStore(Clients(), cloud.bucket, "us-east-1", "cold")
         started = time.time()
-        made = share_wheelhouse(store, ROOT, TRAIN, environment)
+        made = share_wheelhouse(store, ROOT, TRAIN, environment, gpus=False)
         print(f"wheelhouse made and sent, once per lock: {time.time() - started:.0f} s", flush=True)
         started = time.time()
-        share_wheelhouse(store, ROOT, TRAIN, environment)
+        share_wheelhouse(store, ROOT, TRAIN, environment, gpus=False)
         print(f"found by the next job: {time.time() - started:.1f} s", flush=True)
         bucket = Bucket(cloud.bucket, "runs/cold", "us-east-1", time.time() + 3600)
         node = folder / "node"

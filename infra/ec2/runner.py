@@ -162,15 +162,16 @@ class Ec2Runner:
         environment = environment_of(facts.parameters)
         work = dvc.stage_work(spec.stage, self._bucket)
         work["files"] |= dvc.lock_without(spec.root, spec.stage)
+        gpus = 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1)
         work |= {
             "install": environment.install,
             "code": upload_code(store, spec.root),
             "state_folder": facts.state_folder,
             "secrets": request.secrets,
-            "gpus": 0 if request.accelerator == "cpu" else int(request.accelerator.partition(":")[2] or 1),
+            "gpus": gpus,
         }
         if self._account.wheelhouse:
-            work["wheelhouse"] = share_wheelhouse(store, spec.root, environment, spec.environment)
+            work["wheelhouse"] = share_wheelhouse(store, spec.root, environment, spec.environment, gpus > 0)
         return RunSpec(
             run_id=store.run_id,
             stage=spec.stage,

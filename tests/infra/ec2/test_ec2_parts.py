@@ -304,9 +304,10 @@ def test_a_job_is_given_the_environment_of_its_engine(cloud, tmp_path, monkeypat
     monkeypatch.setattr("infra.ec2.runner.dvc.push_inputs", lambda *given: None)
     monkeypatch.setattr("infra.ec2.runner.upload_code", lambda *given: {"commit": "c", "dirty": False})
     monkeypatch.setattr(
-        "infra.ec2.runner.share_wheelhouse", lambda store, root, named, _: shared.append(named) or {"key": "k"}
+        "infra.ec2.runner.share_wheelhouse",
+        lambda store, root, named, _, gpus: shared.append((named, gpus)) or {"key": "k"},
     )
-    request = Request(accelerator="cpu", zones=("a",), budget_usd=1)
+    request = Request(accelerator="H100:1" if kind == "vllm" else "cpu", zones=("a",), budget_usd=1)
     runner = Ec2Runner(
         Account(bucket=cloud.bucket, image_parameter="/image"), lambda stage: request, lambda stage: None
     )
@@ -321,7 +322,7 @@ def test_a_job_is_given_the_environment_of_its_engine(cloud, tmp_path, monkeypat
     )
     store = RunStore(Clients(), cloud.bucket, "us-east-1", f"environment-{kind}")
     run = runner._new(JobSpec(stage="rl@stage1", root=tmp_path, environment={}), facts, store)
-    assert shared == [environment]
+    assert shared == [(environment, kind == "vllm")]
     assert (run.work["install"], run.work["wheelhouse"]) == (install, {"key": "k"})
 
 

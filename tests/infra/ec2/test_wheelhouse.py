@@ -48,9 +48,10 @@ def project(tmp_path):
 
 def test_the_lock_is_the_versions_the_requirements_and_the_python(project):
     assert TRAIN.requirements(project) == ["lockdemo>=1"]
-    before = [lock_hash(project, environment) for environment in (TRAIN, VLLM)]
+    before = [lock_hash(project, environment, gpus=False) for environment in (TRAIN, VLLM)]
+    assert lock_hash(project, TRAIN, gpus=True) not in before
     (project / "constraints.txt").write_text("lockdemo==1.1\n")
-    after = [lock_hash(project, environment) for environment in (TRAIN, VLLM)]
+    after = [lock_hash(project, environment, gpus=False) for environment in (TRAIN, VLLM)]
     assert after[0] not in before
     assert after[1] == before[1] != before[0]
 
@@ -106,8 +107,8 @@ def test_a_wheelhouse_is_made_once_per_lock_and_installed_without_an_index(simul
     here = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "index"), "PATH": "/usr/bin:/bin"}
     (project / "constraints.txt").write_text(f"lockdemo==1.0\n# {uuid.uuid4().hex}\n")
     store = RunStore(Clients(), simulated.bucket, "us-east-1", "wheelhouse")
-    made = share_wheelhouse(store, project, TRAIN, here)
-    assert share_wheelhouse(store, project, TRAIN, {"PIP_NO_INDEX": "1"}) == made  # pip would find nothing
+    made = share_wheelhouse(store, project, TRAIN, here, gpus=False)
+    assert share_wheelhouse(store, project, TRAIN, {"PIP_NO_INDEX": "1"}, gpus=False) == made  # pip would find nothing
     bucket = Bucket(simulated.bucket, "runs/wheelhouse", "us-east-1", time.time() + 60)
     (tmp_path / "node").mkdir()
     programs = install(bucket, Blob(**made), tmp_path / "node")
@@ -116,7 +117,11 @@ def test_a_wheelhouse_is_made_once_per_lock_and_installed_without_an_index(simul
 
     (project / "constraints.txt").write_text("lockdemo==9\n")
     with pytest.raises(InfraError, match="could not be made"):
-        share_wheelhouse(store, project, TRAIN, here)
+        share_wheelhouse(store, project, TRAIN, here, gpus=False)
     make_wheel(tmp_path / "index", "2.13.0+cpu", "torch")
-    with pytest.raises(InfraError, match="wants torch for CUDA"):
-        share_wheelhouse(store, project, VLLM, here)
+    with pytest.raises(InfraError, match="vLLM on a node wants torch for CUDA"):
+        share_wheelhouse(store, project, VLLM, here, gpus=False)
+    (project / "constraints.txt").write_text("lockdemo==1.0\ntorch==2.13.0\n")
+    (project / "pyproject.toml").write_text('[project]\nname = "p"\ndependencies = ["lockdemo>=1", "torch>=2"]\n')
+    with pytest.raises(InfraError, match="a node with GPUs wants torch for CUDA"):
+        share_wheelhouse(store, project, TRAIN, here, gpus=True)
