@@ -182,3 +182,29 @@ def test_a_stage_whose_input_alone_changed_runs_again_on_its_instance(desk, tmp_
     assert [project.do(stage) for stage in "ab"] == [Outcome.RAN] * 2
     assert value_of(project.root, "b") == [1, '["other"]']
     assert project.actions() == {"a": "skip", "b": "skip", "c": "run", "d": "run"}
+
+
+def test_what_lies_in_another_bucket_comes_over_by_way_of_this_machine(desk, tmp_path, monkeypatch):
+    project = Project(make_project(tmp_path / "p", a={"weights": WEIGHTS, "x": str(tmp_path)}), {"a", "b"})
+    root = project.root
+    assert project.do("a") is Outcome.RAN
+    (output,) = recorded(root).values()
+    monkeypatch.setenv("LONGFUSE_BUCKET", "another-bucket")
+    s3 = client(desk, "s3")
+    s3.create_bucket(Bucket="another-bucket")
+    key = object_key(output.files["weights.bin"][0])
+    kept = s3.get_object(Bucket=output.bucket, Key=key)["Body"].read()
+
+    other = Project(root, {"a", "b"})
+    s3.delete_object(Bucket=output.bucket, Key=key)
+    before = len(desk.instances())
+    told = f"lies in s3://{output.bucket} and has to come here to go to s3://another-bucket, and did not(.|\n)*jobs pull a"
+    with pytest.raises(InfraError, match=told):
+        other.do("b")
+    assert len(desk.instances()) == before
+    s3.put_object(Bucket=output.bucket, Key=key, Body=kept)
+    assert other.do("b") is Outcome.RAN
+    assert s3.head_object(Bucket="another-bucket", Key=key)["ContentLength"] == WEIGHTS
+    assert other.weights("a").stat().st_size == WEIGHTS
+    assert value_of(root, "b") == [1, f'["{tmp_path}"]']
+    assert other.actions() == {"a": "skip", "b": "skip", "c": "run", "d": "run"}
