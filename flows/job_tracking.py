@@ -113,13 +113,22 @@ def page_of(run: RunSpec, state: State) -> str:
 
 
 def publish_job(run: RunSpec, state: State) -> None:
-    """A run's account as an artifact of its stage's task. Without a page, or if it does not answer, only a warning."""
-    from prefect.artifacts import create_markdown_artifact
+    """A run's account as an artifact, of its stage's task if one keeps it. Without a page, or if it does not answer, only a warning."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactCreate
+    from prefect.runtime import flow_run, task_run
 
     try:
-        create_markdown_artifact(
-            key=f"ec2-{run.run_id}", markdown=page_of(run, state), description=f"{run.stage} on EC2"
+        account = ArtifactCreate(  # Prefect's own functions for artifacts will want a flow; an adopted run has none
+            key=f"ec2-{run.run_id}",
+            type="markdown",
+            data=page_of(run, state),
+            description=f"{run.stage} on EC2",
+            flow_run_id=flow_run.id,
+            task_run_id=task_run.id,
         )
+        with get_client(sync_client=True) as client:
+            client.create_artifact(account)
     except Exception as error:  # the page is not the run: the result counts  # noqa: BLE001
         logger.warning("the page of run %s was not written: %s", run.run_id, error)
 

@@ -198,7 +198,9 @@ def test_what_lies_in_another_bucket_comes_over_by_way_of_this_machine(desk, tmp
     other = Project(root, {"a", "b"})
     s3.delete_object(Bucket=output.bucket, Key=key)
     before = len(desk.instances())
-    told = f"lies in s3://{output.bucket} and has to come here to go to s3://another-bucket, and did not(.|\n)*jobs pull a"
+    told = (
+        f"lies in s3://{output.bucket} and has to come here to go to s3://another-bucket, and did not(.|\n)*jobs pull a"
+    )
     with pytest.raises(InfraError, match=told):
         other.do("b")
     assert len(desk.instances()) == before

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
+import boto3.s3.transfer
 import botocore.config
 import botocore.exceptions
 
@@ -31,6 +32,9 @@ FINAL_CODES = frozenset(
     {"AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchKey", "404"}
 )
 CHUNK_BYTES = 1 << 20
+# Checkpoints are gigabytes: in boto3's parts of 8 MB a hundred of them would be 12,800 requests.
+PART_BYTES = 64 << 20
+TRANSFER = boto3.s3.transfer.TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
 T = TypeVar("T")
 
 
@@ -85,7 +89,7 @@ class Bucket:
         def upload() -> tuple[str, int]:
             digest, size = file_digest(path)
             with path.open("rb") as file:
-                self._client.upload_fileobj(file, self.name, self._key(key))
+                self._client.upload_fileobj(file, self.name, self._key(key), Config=TRANSFER)
             return digest, size
 
         return self._retry(f"upload {key}", upload)
@@ -120,7 +124,7 @@ class Bucket:
         def download() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                self._client.download_fileobj(self.name, self._key(key), file)
+                self._client.download_fileobj(self.name, self._key(key), file, Config=TRANSFER)
 
         self._retry(f"download {key}", download)
 
