@@ -158,7 +158,8 @@ def merge_lock(
     """Put a job's entry into dvc.lock, if it is about the very command, inputs and parameters that were sent.
 
     inputs: path -> md5 of the stage's dependencies here. outputs: its paths; what lies there is replaced afterwards, so a job
-    names no others. parameters: dotted key of params.yaml -> value. Nothing else of dvc.lock changes, and nothing of it is lost that DVC writes meanwhile. Raises LockMismatchError.
+    names no others. parameters: dotted key of params.yaml -> value. Nothing else of dvc.lock changes, and nothing of it is lost
+    that DVC writes meanwhile. Raises LockMismatchError.
     """
     entry = (yaml.safe_load(text) or {}).get("stages", {}).get(stage)
     if entry is None:

@@ -41,7 +41,8 @@ def object_key(md5: str) -> str:
 
 
 def outputs_of(clients: ClientOf, bucket: str, region: str, stage: str, lock_text: str) -> list[BucketOutput]:
-    """The outputs of a stage's lock entry, each file found in the bucket. Raises OutputsGoneError if one is not there.
+    """The outputs of a stage's lock entry, each file found in the bucket. Raises OutputsGoneError if one is not there, InfraError
+    for a listing that is none.
 
     A listing that lost files is deleted, see `_drop_listing`.
     """
@@ -56,7 +57,7 @@ def outputs_of(clients: ClientOf, bucket: str, region: str, stage: str, lock_tex
             except OutputsGoneError as error:
                 gone.append(str(error))
                 continue
-            names = {item["relpath"]: item["md5"] for item in json.loads(listing)}
+            names = _names(listing, out["path"])
         sizes = dict(zip(names, _sizes(clients, bucket, region, names.values()), strict=True))
         missing = [name for name, size in sizes.items() if size is None]
         if missing:
@@ -67,6 +68,20 @@ def outputs_of(clients: ClientOf, bucket: str, region: str, stage: str, lock_tex
     if gone:
         raise OutputsGoneError(" ".join(gone))
     return found
+
+
+def _names(listing: bytes, path: str) -> dict[str, str]:
+    """Path below the output -> md5. DVC takes its paths from there, so one that leaves its output is refused: InfraError."""
+    try:
+        names = {str(item["relpath"]): str(item["md5"]) for item in json.loads(listing)}
+    except (ValueError, TypeError, KeyError):
+        raise InfraError(f"the listing of {path} in the bucket is not one of DVC's.") from None
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InfraError(
+                f"the listing of {path} in the bucket names {name!r}, which lies outside of it: nothing is taken."
+            )
+    return names
 
 
 def _drop_listing(clients: ClientOf, bucket: str, region: str, md5: str) -> None:

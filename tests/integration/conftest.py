@@ -1,4 +1,6 @@
-"""A simulated cloud for one test of runs: afterwards the journal must show that nothing was done twice and nothing is left."""
+"""A simulated cloud for one test. `cloud`, for runs: afterwards the journal must show that nothing was done twice and nothing is
+left. `desk`, for stages of a project: the bucket is the account's, as for `longfuse run --on ec2`.
+"""
 
 import pytest
 
@@ -20,6 +22,14 @@ def cloud(simulated, monkeypatch):
     for run_id in {item["tags"].get("longfuse:run") for item in made} - {None}:
         if (closed := outcome_of(simulated, run_id)) is not None:
             assert len(check_closed(simulated, run_id)) == (closed == "succeeded")
+
+
+@pytest.fixture
+def desk(simulated, monkeypatch):
+    for name, value in {**simulated.environment, "LONGFUSE_BUCKET": simulated.bucket}.items():
+        monkeypatch.setenv(name, value)
+    simulated.clear()
+    return simulated
 
 
 def outcome_of(cloud, run_id):

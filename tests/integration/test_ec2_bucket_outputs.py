@@ -4,6 +4,7 @@ is noticed. A diamond project on simulated instances; a file of 200 KB stands fo
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
@@ -14,10 +15,10 @@ from flows.plan import make_plan
 from flows.plan_table import render_plan, summary
 from flows.yaml_io import read_yaml
 from infra.bucket_outputs import recorded
-from infra.ec2.outputs import object_key
-from infra.ec2.resources import Request, load_resources
+from infra.ec2.aws import Clients
+from infra.ec2.outputs import object_key, outputs_of
+from infra.ec2.resources import load_resources
 from infra.ec2.runner import Ec2Runner
-from infra.ec2.spec import Rhythm
 from infra.errors import InfraError
 from infra.jobs import JobSpec, Outcome
 from infra.local import LocalRunner
@@ -25,21 +26,12 @@ from infra.settings import child_environment, load_settings
 from infra.split_runner import SplitRunner
 from stages.common.errors import ConfigError, InputError
 from tests.diamond_project import make_project, set_params, value_of
+from tests.infra.ec2.desk import STAGE_REQUEST, STAGE_RHYTHM
 from tests.infra.sim.lab import client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-RHYTHM = Rhythm(poll_seconds=0.3, heartbeat_seconds=0.5, log_seconds=0.3, checkpoint_seconds=0.5)
-ASKED = Request(accelerator="cpu", budget_usd=5.0, runtime_hours=0.2, disk_gb=20)
 WEIGHTS = 200_000
 SMALL = 1_000
-
-
-@pytest.fixture
-def desk(simulated, monkeypatch):
-    for name, value in {**simulated.environment, "LONGFUSE_BUCKET": simulated.bucket}.items():
-        monkeypatch.setenv(name, value)
-    simulated.clear()
-    return simulated
 
 
 class Project:
@@ -50,9 +42,9 @@ class Project:
         self.params = read_yaml(root / "params.yaml")
         there = Ec2Runner(
             account_of(load_resources().account).model_copy(update={"wheelhouse": False}),
-            lambda _stage: ASKED,
+            lambda _stage: STAGE_REQUEST,
             lambda stage: stage_facts(root, self.params, stage),
-            rhythm=RHYTHM,
+            rhythm=STAGE_RHYTHM,
             small_file_bytes=SMALL,
         )
         self.runner = SplitRunner(FetchFirst(LocalRunner(), self.params), there, lambda stage: stage in on_ec2)
@@ -210,3 +202,20 @@ def test_what_lies_in_another_bucket_comes_over_by_way_of_this_machine(desk, tmp
     assert other.weights("a").stat().st_size == WEIGHTS
     assert value_of(root, "b") == [1, f'["{tmp_path}"]']
     assert other.actions() == {"a": "skip", "b": "skip", "c": "run", "d": "run"}
+
+
+@pytest.mark.parametrize(
+    ("listing", "told"),
+    [
+        (b'[{"md5": "%s", "relpath": "../../../pwned"}]' % (b"a" * 32), "outside of it: nothing is taken"),
+        (b'[{"md5": "%s", "relpath": "/tmp/pwned"}]' % (b"a" * 32), "outside of it: nothing is taken"),
+        (b'{"weights.bin": 1}', "not one of DVC's"),
+        (b"\x00\xff", "not one of DVC's"),
+    ],
+)
+def test_a_listing_that_leaves_its_output_or_is_none_is_refused(desk, listing, told):
+    md5 = f"{hashlib.md5(listing, usedforsecurity=False).hexdigest()}.dir"
+    client(desk, "s3").put_object(Bucket=desk.bucket, Key=object_key(md5), Body=listing)
+    lock = f"stages:\n  a:\n    outs:\n    - {{path: outputs/a/data, md5: {md5}}}\n"
+    with pytest.raises(InfraError, match=told):
+        outputs_of(Clients(), desk.bucket, "us-east-1", "a", lock)

@@ -15,9 +15,8 @@ from flows.lineage import run_record
 from flows.on_ec2 import account_of, stage_facts
 from flows.yaml_io import read_yaml
 from infra.ec2.aws import Clients
-from infra.ec2.resources import Request, load_resources
+from infra.ec2.resources import load_resources
 from infra.ec2.runner import Ec2Runner
-from infra.ec2.spec import Rhythm
 from infra.errors import StageFailedError
 from infra.jobs import JobSpec, Outcome
 from infra.local import LocalRunner
@@ -26,19 +25,10 @@ from infra.settings import child_environment, load_settings
 from infra.sim.faults import Rule
 from infra.split_runner import SplitRunner
 from tests.diamond_project import make_project, set_params, value_of
+from tests.infra.ec2.desk import STAGE_REQUEST, STAGE_RHYTHM
 from tests.infra.sim.lab import client
 
-RHYTHM = Rhythm(poll_seconds=0.3, heartbeat_seconds=0.5, log_seconds=0.3, checkpoint_seconds=0.5)
 PATIENCE_SECONDS = 240.0
-ASKED = Request(accelerator="cpu", budget_usd=5.0, runtime_hours=0.2, disk_gb=20)
-
-
-@pytest.fixture
-def desk(simulated, monkeypatch):
-    for name, value in {**simulated.environment, "LONGFUSE_BUCKET": simulated.bucket}.items():
-        monkeypatch.setenv(name, value)
-    simulated.clear()
-    return simulated
 
 
 class Project:
@@ -50,10 +40,10 @@ class Project:
             account_of(load_resources().account).model_copy(
                 update={"wheelhouse": False}
             ),  # the environment is prebuilt
-            lambda _stage: ASKED,
+            lambda _stage: STAGE_REQUEST,
             lambda stage: stage_facts(root, read_yaml(root / "params.yaml"), stage),
             on_metrics or (lambda _stage, _facts, data: self.metrics.append(data)),
-            RHYTHM,
+            STAGE_RHYTHM,
             on_end,
         )
         self.runner = SplitRunner(LocalRunner(), there, lambda stage: stage in on_ec2)

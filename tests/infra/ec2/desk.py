@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.ec2.aws import Clients
 from infra.ec2.controller import Controller
 from infra.ec2.follower import Follower
+from infra.ec2.resources import Request
 from infra.ec2.spec import Candidate, Rhythm, RunSpec, Stopping
 from infra.ec2.store import RunStore
 from infra.sim.account import IMAGE_PARAMETERS, NODE_PROFILE
@@ -32,6 +33,9 @@ STOPPING = Stopping(
     boot_seconds=150.0, silence_seconds=60.0, max_attempts=8,
 )  # fmt: skip
 PATIENCE_SECONDS = 120.0
+# For stages of a DVC project, which take longer than the toy.
+STAGE_RHYTHM = Rhythm(poll_seconds=0.3, heartbeat_seconds=0.5, log_seconds=0.3, checkpoint_seconds=0.5)
+STAGE_REQUEST = Request(accelerator="cpu", budget_usd=5.0, runtime_hours=0.2, disk_gb=20)
 
 
 @functools.lru_cache(maxsize=4)
