@@ -224,9 +224,6 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu-memory", type=float, default=0.85, help="share of the GPU's memory for vLLM")
     parser.add_argument("--window", type=int, help="tokens of the engine (default: what the lengths need)")
     parser.add_argument("--concurrent", type=int, default=64, help="trajectories, for --share; questions, for --score")
-    parser.add_argument(
-        "--switch-interval", type=float, help="of Python's threads in seconds, for --share (default: Python's)"
-    )
     parser.add_argument("--chunks", type=int, default=4, help="sections of each document, for --share")
     parser.add_argument("--questions", type=int, default=8, help="of each kind and length, for --score")
     parser.add_argument("--order", choices=("memory_first", "section_first"), default="memory_first")

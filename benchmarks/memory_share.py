@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -118,8 +117,6 @@ def empty_prefix_cache(engine: Any) -> None:
 
 def share(arguments: argparse.Namespace, model: Path, lengths: Lengths, folder: Path) -> dict[str, Any]:
     """Tokens per second of the three ways, and the ratios."""
-    if arguments.switch_interval:
-        sys.setswitchinterval(arguments.switch_interval)
     corpus = open_corpus(folder, arguments.corpus)
     # A section is up to a quarter shorter than the limit; a little less than the wanted number, so that none is tiny.
     tokens = int(0.9 * arguments.chunks * lengths.chunk_tokens)
@@ -163,7 +160,6 @@ def share(arguments: argparse.Namespace, model: Path, lengths: Lengths, folder: 
         "model": model.name,
         "lengths": lengths._asdict(),
         "trajectories": len(documents),
-        "switch_interval": sys.getswitchinterval(),
         "requests": sum(len(chain) for chain in chains),
         "prompt_tokens": sum(len(request.prompt_ids) for chain in chains for request in chain),
         "tokens_per_second": median,
